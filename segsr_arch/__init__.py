@@ -1,0 +1,17 @@
+"""Networks of SeG-SR for BasicSR. Importing this package registers them with BasicSR."""
+
+import _segsr_autoload
+
+_segsr_autoload.install()
+
+import basicsr  # noqa: E402, F401  (first: its import brings in SeG-SR's modules, which must find it complete)
+
+from segsr_arch.bicubic_arch import Bicubic  # noqa: E402
+from segsr_arch.hat_arch import HAT  # noqa: E402
+from segsr_arch.registration import register_yielding  # noqa: E402
+from segsr_arch.segsr_arch import SeGSR_EDSR, SeGSR_HAT, SeGSR_RCAN  # noqa: E402
+
+__all__ = ['HAT', 'Bicubic', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
+
+for _network in (HAT, Bicubic):
+    register_yielding(_network)

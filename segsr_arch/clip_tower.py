@@ -1,0 +1,182 @@
+"""CLIP's image tower from open_clip: which model, which weights, where they are, and what identifies them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segsr_arch.options import EncoderOptions, OptionError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+OPENAI_MARKS = {'input_resolution', 'context_length', 'vocab_size'}  # entries of OpenAI's own archives only
+OPTION = 'network_g:semantic:encoder'
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A frozen image tower.
+
+    Attributes:
+        visual: open_clip's VisionTransformer.
+        mean, std: what its input is normalised with, for RGB in [0, 1].
+        source: model, pretrained (tag or file name) and sha256 of the weights; None for random weights, which nothing
+            but a checkpoint can bring back.
+    """
+
+    visual: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: dict[str, str] | None
+
+
+def _read_config(model: str) -> dict[str, Any]:
+    import open_clip
+    if model.endswith('.json'):
+        path = Path(model).expanduser()
+        try:
+            config = json.loads(path.read_text(encoding='utf-8'))
+        except OSError as error:
+            raise OptionError(f"{OPTION}:model: cannot read the model config '{model}' (sought as {path.absolute()}): "
+                              f'{error.strerror}') from None
+        except ValueError as error:
+            raise OptionError(f"{OPTION}:model: '{model}' is not a JSON file: {error}") from None
+        config = config.get('model_cfg', config) if isinstance(config, dict) else {}
+        if not {'embed_dim', 'vision_cfg'} <= set(config):
+            raise OptionError(f"{OPTION}:model: '{model}' is not an open_clip model config: it needs embed_dim and "
+                              'vision_cfg')
+        return config
+    config = open_clip.get_model_config(model)
+    if config is None:
+        near = ', '.join(difflib.get_close_matches(model, open_clip.list_models(), n=3))
+        raise OptionError(f"{OPTION}:model: open_clip has no model '{model}'"
+                          + (f'; near are {near}' if near else '') + "; a model config's path ends in .json")
+    return config
+
+
+def _fetch(model: str, tag: str, pretrained_config: Mapping[str, Any]) -> Path:
+    from open_clip.pretrained import download_pretrained
+    try:
+        return Path(download_pretrained(pretrained_config))
+    except Exception as error:  # whatever the hub client raises: no network, no such file, wrong checksum
+        places = [p for p in (pretrained_config.get('hf_hub'), pretrained_config.get('url')) if p]
+        raise OptionError(
+            f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in open_clip's cache nor could "
+            f'they be fetched ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}). '
+            f'Sought: {" and ".join(places)}. Without a network, fetch the file on another machine and set '
+            'pretrained to its path') from error
+
+
+def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
+    """The weights file and what open_clip knows about it (``quick_gelu``, ``mean``, ``std``)."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+    path = Path(pretrained).expanduser()
+    if path.is_file():
+        return path, {}
+    tags = list_pretrained_tags_by_model(model)
+    tag_config = get_pretrained_cfg(model, pretrained)
+    if not tag_config:
+        raise OptionError(
+            f"{OPTION}:pretrained: '{pretrained}' is neither a file (sought as {path.absolute()}) nor an open_clip "
+            f'tag of {model}' + (f', which has {", ".join(tags)}' if tags else ', which has none'))
+    return _fetch(model, pretrained, tag_config), tag_config
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Weights of the image tower in fp32, and whether the file is OpenAI's own (then its activation is QuickGELU)."""
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+            state, openai = load_file(str(path)), False
+        elif _is_torchscript(path):
+            state, openai = torch.jit.load(str(path), map_location='cpu').state_dict(), True
+        else:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            if isinstance(state, Mapping) and isinstance(state.get('state_dict'), Mapping):
+                state = state['state_dict']
+            if not isinstance(state, Mapping):
+                raise ValueError('it holds no state_dict')
+            openai = set(state) >= OPENAI_MARKS
+    except Exception as error:  # any reader, any damage
+        raise OptionError(f"{OPTION}:pretrained: cannot read weights from '{path}': {type(error).__name__}: "
+                          f'{str(error).splitlines()[0] if str(error) else error!r}') from error
+    state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
+    tower = {key[7:]: value for key, value in state.items() if key.startswith('visual.')} or state
+    return {key: value.float() for key, value in tower.items() if isinstance(value, torch.Tensor)}, openai
+
+
+def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module:
+    from open_clip.model import _build_vision_tower
+    from open_clip.transformer import VisionTransformer
+    try:
+        visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
+    except (TypeError, AssertionError) as error:
+        raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': {error}") from error
+    usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
+              and visual.proj is not None)
+    if not usable:
+        raise OptionError(f"{OPTION}:model: '{model}' is no vision transformer with a class token and a projection, "
+                          'as ViT-B-16, ViT-B-32 and ViT-L-14 are')
+    return visual.requires_grad_(False)
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names and fp32 values, the same whatever file format they came from."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].detach().cpu().float().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def load_tower(options: EncoderOptions) -> Tower:
+    """Build open_clip's image tower and load its weights; the text tower is never built.
+
+    ``pretrained`` may be an open_clip tag or a local file: OpenAI's TorchScript archive, open_clip's ``.pt`` or
+    ``.safetensors``, or a file with the image tower alone. The activation is QuickGELU if the model config, the tag
+    or the file's origin (OpenAI's archive) says so; for OpenAI's weights saved in another format name the model
+    ``ViT-B-16-quickgelu``.
+
+    Raises:
+        OptionError: unknown model or tag, weights that cannot be found, fetched or read, or that belong to another
+            architecture.
+    """
+    config = _read_config(options.model)
+    quick_gelu = bool(config.get('quick_gelu', False))
+    if options.pretrained is None:
+        return Tower(_build(config, quick_gelu, options.model), OPENAI_MEAN, OPENAI_STD, None)
+
+    path, tag_config = _find_weights(options.model, options.pretrained)
+    weights, openai = _read_weights(path)
+    quick_gelu = quick_gelu or openai or bool(tag_config.get('quick_gelu', False))
+    with torch.device('meta'):  # no time is spent on an initialisation that is about to be overwritten
+        visual = _build(config, quick_gelu, options.model)
+    expected = visual.state_dict()
+    wrong = [f'{k} is missing' for k in expected if k not in weights]
+    wrong += [f'{k} is not part of the model' for k in weights if k not in expected]
+    wrong += [f'{k} is {tuple(weights[k].shape)}, not {tuple(v.shape)}' for k, v in expected.items()
+              if k in weights and weights[k].shape != v.shape]
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        raise OptionError(f"{OPTION}:pretrained: '{path}' does not hold the image tower of {options.model}: "
+                          f'{"; ".join(wrong[:3])}{more}')
+    visual.load_state_dict(weights, assign=True)
+    visual.requires_grad_(False)
+    source = {'model': options.model, 'pretrained': options.pretrained, 'sha256': fingerprint(weights)}
+    return Tower(visual, tag_config.get('mean', OPENAI_MEAN), tag_config.get('std', OPENAI_STD), source)

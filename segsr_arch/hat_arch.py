@@ -1,0 +1,363 @@
+"""HAT: Activating More Pixels in Image Super-Resolution Transformer (CVPR 2023, repository XPixelGroup/HAT).
+
+Written afresh from the paper, with the state_dict keys of the authors' code, so that their checkpoints load strictly.
+Inside, features are (b, h, w, c): windows are cut from this layout, norms and linears act on its last axis, and a
+convolution sees it as a channels-last (b, c, h, w) view. No token lists, no copies between the layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from basicsr.archs.arch_util import Upsample
+from einops import rearrange
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from segsr_arch.padding import pad_to_multiple
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
+UPSAMPLE_FEAT = 64  # channels of the reconstruction part
+
+
+def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Softmax attention inside each window.
+
+    Args:
+        q: (b, w, m, n, c) queries of w windows, m heads.
+        k, v: (b, w, m, l, c) keys and values.
+        bias: (1, m, n, l) if all windows share it, else (w, m, n, l). Added to the scaled products.
+
+    Returns:
+        (b, w, m, n, c).
+    """
+    b, w = q.shape[:2]
+    fold = '(b w) m n c' if bias.shape[0] == 1 else 'b (w m) n c'
+    q, k, v = (rearrange(t, f'b w m n c -> {fold}') for t in (q, k, v))
+    if bias.shape[0] > 1:
+        bias = rearrange(bias, 'w m n l -> 1 (w m) n l')
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return rearrange(out, f'{fold} -> b w m n c', b=b, w=w)
+
+
+def position_index(query: int, key: int) -> torch.Tensor:
+    """Index into a table of relative positions, for a query window and a concentric key window.
+
+    Args:
+        query, key: sides of the two windows in pixels; equal for self-attention.
+
+    Returns:
+        (query * query, key * key) int64. Values may be negative, counting from the table's end, as in HAT's code.
+    """
+    def grid(side: int) -> torch.Tensor:
+        return torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')).flatten(1)
+
+    # HAT counts query minus key for self-attention, key minus query for the overlapping windows.
+    offset = grid(query)[:, :, None] - grid(key)[:, None, :]
+    offset = offset if query == key else -offset
+    offset = offset + (query - key + 1 if query != key else query - 1)
+    return offset[0] * (query + key - 1) + offset[1]
+
+
+@lru_cache(maxsize=32)
+def shift_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
+    """What a cyclic shift must not connect: (windows, 1, window², window²), 0 inside a region and -100 across."""
+    def regions(size: int) -> torch.Tensor:
+        index = torch.arange(size, device=device)
+        return (index >= size - window).long() + (index >= size - shift).long()
+
+    region = 3 * regions(h)[:, None] + regions(w)[None, :]
+    region = rearrange(region, '(y i) (x j) -> (y x) (i j)', i=window, j=window)
+    return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
+
+
+class ChannelAttention(nn.Module):
+    """RCAN's channel attention: (b, c, h, w) -> the same."""
+
+    def __init__(self, num_feat: int, squeeze_factor: int):
+        super().__init__()
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(num_feat, num_feat // squeeze_factor, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat // squeeze_factor, num_feat, 1),
+            nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.attention(x)
+
+
+class CAB(nn.Module):
+    """Channel attention block, HAT's convolutional path: (b, c, h, w) -> the same."""
+
+    def __init__(self, num_feat: int, compress_ratio: int, squeeze_factor: int):
+        super().__init__()
+        self.cab = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat // compress_ratio, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(num_feat // compress_ratio, num_feat, 3, padding=1),
+            ChannelAttention(num_feat, squeeze_factor))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cab(x)
+
+
+class Mlp(nn.Module):
+    """Two linears with a GELU between: (..., c) -> (..., c)."""
+
+    def __init__(self, dim: int, hidden: int, drop: float):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class WindowAttention(nn.Module):
+    """(Shifted) window self-attention with a learned bias per relative position: (b, h, w, c) -> the same."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift: int, qkv_bias: bool, drop: float):
+        super().__init__()
+        self.num_heads, self.window_size, self.shift = num_heads, window_size, shift
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1)**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        h, w = x.shape[1:3]
+        bias = rearrange(self.relative_position_bias_table[index], 'n l m -> 1 m n l')
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
+            bias = bias + shift_mask(h, w, self.window_size, self.shift, x.device)
+        q, k, v = rearrange(self.qkv(x), 'b (y i) (x j) (qkv m c) -> qkv b (y x) m (i j) c', qkv=3,
+                            m=self.num_heads, i=self.window_size, j=self.window_size)
+        x = rearrange(window_attention(q, k, v, bias), 'b (y x) m (i j) c -> b (y i) (x j) (m c)',
+                      y=h // self.window_size, i=self.window_size)
+        if self.shift:
+            x = torch.roll(x, (self.shift, self.shift), (1, 2))
+        return self.proj_drop(self.proj(x))
+
+
+class HAB(nn.Module):
+    """Hybrid attention block: window attention and channel attention side by side, then an MLP."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift: int, compress_ratio: int,
+                 squeeze_factor: int, conv_scale: float, mlp_ratio: float, qkv_bias: bool, drop: float,
+                 drop_path: float):
+        super().__init__()
+        self.conv_scale = conv_scale
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window_size, shift, qkv_bias, drop)
+        self.conv_block = CAB(dim, compress_ratio, squeeze_factor)
+        self.drop_path = StochasticDepth(drop_path, mode='row')
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        y = self.norm1(x)
+        conv = self.conv_block(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.attn(y, index)) + conv * self.conv_scale
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class OCAB(nn.Module):
+    """Overlapping cross-attention block: queries of a window see keys of a larger, overlapping one."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, overlap_ratio: float, mlp_ratio: float,
+                 qkv_bias: bool):
+        super().__init__()
+        self.num_heads, self.window_size = num_heads, window_size
+        self.overlap = overlap_window(window_size, overlap_ratio)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((window_size + self.overlap - 1)**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), 0.0)
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        h, size, margin = x.shape[1], self.window_size, (self.overlap - self.window_size) // 2
+        q, kv = self.qkv(self.norm1(x)).split((x.shape[-1], 2 * x.shape[-1]), dim=-1)
+        q = rearrange(q, 'b (y i) (x j) (m c) -> b (y x) m (i j) c', i=size, j=size, m=self.num_heads)
+        kv = F.pad(kv, (0, 0, margin, margin, margin, margin))
+        kv = kv.unfold(1, self.overlap, size).unfold(2, self.overlap, size)
+        k, v = rearrange(kv, 'b y x (kv m c) i j -> kv b (y x) m (i j) c', kv=2, m=self.num_heads)
+        bias = rearrange(self.relative_position_bias_table[index], 'n l m -> 1 m n l')
+        out = rearrange(window_attention(q, k, v, bias), 'b (y x) m (i j) c -> b (y i) (x j) (m c)',
+                        y=h // size, i=size)
+        x = x + self.proj(out)
+        return x + self.mlp(self.norm2(x))
+
+
+def overlap_window(window_size: int, overlap_ratio: float) -> int:
+    """Side of the key window of an OCAB, in pixels."""
+    return window_size + int(window_size * overlap_ratio)
+
+
+class AttentionBlocks(nn.Module):
+    """The HABs of a group and its OCAB: (b, h, w, c) -> the same. ``use_checkpoint`` recomputes them in backward."""
+
+    def __init__(self, blocks: Sequence[HAB], overlap_attn: OCAB, use_checkpoint: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.overlap_attn = overlap_attn
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor, overlap_index: torch.Tensor) -> torch.Tensor:
+        for block, i in [*((block, index) for block in self.blocks), (self.overlap_attn, overlap_index)]:
+            if self.use_checkpoint and torch.is_grad_enabled():
+                x = checkpoint(block, x, i, use_reentrant=False)
+            else:
+                x = block(x, i)
+        return x
+
+
+class RHAG(nn.Module):
+    """Residual hybrid attention group: HABs, one OCAB, a convolution, all inside a residual connection."""
+
+    def __init__(self, residual_group: AttentionBlocks, conv: nn.Module):
+        super().__init__()
+        self.residual_group = residual_group
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor, overlap_index: torch.Tensor) -> torch.Tensor:
+        y = self.residual_group(x, index, overlap_index)
+        return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """HAT's patches are pixels, so all that is left of the patch embedding is its norm."""
+
+    def __init__(self, dim: int, patch_norm: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim) if patch_norm else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)
+
+
+class HAT(nn.Module):
+    """Hybrid Attention Transformer. The options are those of the authors' option files.
+
+    Args:
+        img_size: LR training patch; only the grid of ``ape`` and the shift of tiny windows depend on it.
+        patch_size: 1, accepted because the authors' files may name it.
+        in_chans: channels of input and output.
+        embed_dim, depths, num_heads: width; HABs and heads per group.
+        window_size: side of the attention windows; images are padded to a multiple of it.
+        compress_ratio, squeeze_factor, conv_scale: of the convolutional path (CAB).
+        overlap_ratio: how far an OCAB's keys reach beyond its window; ``window_size * overlap_ratio`` must be even.
+        mlp_ratio, qkv_bias, drop_rate, drop_path_rate: as in Swin. Stochastic depth grows over the HABs.
+        ape: add an absolute position embedding, resized (2-D bicubic) when the image is not ``img_size``.
+        patch_norm: normalise the shallow feature before the first group.
+        use_checkpoint: recompute blocks in backward, to save memory.
+        upscale: 2, 3, 4, 8 or another power of two.
+        img_range: factor on the mean-free input.
+        upsampler: ``pixelshuffle``.
+        resi_connection: ``1conv`` or ``identity``: what ends each group and the body.
+    """
+
+    def __init__(self, *, img_size: int = 64, patch_size: int = 1, in_chans: int = 3, embed_dim: int = 96,
+                 depths: Sequence[int] = (6, 6, 6, 6), num_heads: Sequence[int] = (6, 6, 6, 6), window_size: int = 7,
+                 compress_ratio: int = 3, squeeze_factor: int = 30, conv_scale: float = 0.01,
+                 overlap_ratio: float = 0.5, mlp_ratio: float = 4.0, qkv_bias: bool = True, drop_rate: float = 0.0,
+                 drop_path_rate: float = 0.1, ape: bool = False, patch_norm: bool = True,
+                 use_checkpoint: bool = False, upscale: int = 2, img_range: float = 1.0,
+                 upsampler: str = 'pixelshuffle', resi_connection: str = '1conv'):
+        super().__init__()
+        if patch_size != 1:
+            raise ValueError(f'HAT: patch_size is {patch_size}; super-resolution needs 1')
+        if upsampler != 'pixelshuffle':
+            raise ValueError(f'HAT: upsampler is {upsampler!r}; there is pixelshuffle')
+        if resi_connection not in ('1conv', 'identity'):
+            raise ValueError(f'HAT: resi_connection is {resi_connection!r}; there are 1conv and identity')
+        if len(depths) != len(num_heads):
+            raise ValueError(f'HAT: depths names {len(depths)} groups, num_heads {len(num_heads)}')
+        for heads in num_heads:
+            if embed_dim % heads:
+                raise ValueError(f'HAT: embed_dim {embed_dim} does not divide by num_heads {heads}')
+        if (overlap_window(window_size, overlap_ratio) - window_size) % 2:
+            raise ValueError(f'HAT: window_size {window_size} * overlap_ratio {overlap_ratio} must be even, '
+                             'so that a window overlaps equally on both sides')
+        self.window_size, self.img_range, self.upscale = window_size, img_range, upscale
+        mean = torch.tensor(RGB_MEAN) if in_chans == 3 else torch.zeros(in_chans)
+        self.register_buffer('mean', mean.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer('relative_position_index_SA', position_index(window_size, window_size))
+        self.register_buffer('relative_position_index_OCA',
+                             position_index(window_size, overlap_window(window_size, overlap_ratio)))
+
+        def conv() -> nn.Module:
+            return nn.Conv2d(embed_dim, embed_dim, 3, padding=1) if resi_connection == '1conv' else nn.Identity()
+
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.patch_embed = PatchEmbed(embed_dim, patch_norm)
+        self.ape_size = img_size
+        self.absolute_pos_embed = nn.Parameter(torch.zeros(1, img_size**2, embed_dim)) if ape else None
+        if ape:
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(drop_rate)
+
+        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        shift = window_size // 2 if img_size > window_size else 0
+        self.layers = nn.ModuleList()
+        for depth, heads in zip(depths, num_heads):
+            blocks = [
+                HAB(embed_dim, heads, window_size, shift * (i % 2), compress_ratio, squeeze_factor, conv_scale,
+                    mlp_ratio, qkv_bias, drop_rate, next(drop_paths)) for i in range(depth)
+            ]
+            overlap_attn = OCAB(embed_dim, heads, window_size, overlap_ratio, mlp_ratio, qkv_bias)
+            self.layers.append(RHAG(AttentionBlocks(blocks, overlap_attn, use_checkpoint), conv()))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = conv()
+        self.conv_before_upsample = nn.Sequential(
+            nn.Conv2d(embed_dim, UPSAMPLE_FEAT, 3, padding=1), nn.LeakyReLU(inplace=True))
+        self.upsample = Upsample(upscale, UPSAMPLE_FEAT)
+        self.conv_last = nn.Conv2d(UPSAMPLE_FEAT, in_chans, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def shallow(self, lr: torch.Tensor) -> torch.Tensor:
+        """(b, in_chans, h, w) in [0, 1] -> shallow feature (b, c, h, w)."""
+        return self.conv_first((lr - self.mean) * self.img_range)
+
+    def embed(self, feat: torch.Tensor) -> torch.Tensor:
+        """Shallow feature (b, c, h, w) -> input of the first group (b, h, w, c)."""
+        x = self.patch_embed(feat.permute(0, 2, 3, 1))
+        if self.absolute_pos_embed is not None:
+            grid = rearrange(self.absolute_pos_embed, '1 (h w) c -> 1 c h w', h=self.ape_size)
+            if grid.shape[-2:] != x.shape[1:3]:
+                grid = F.interpolate(grid, size=x.shape[1:3], mode='bicubic', align_corners=False)
+            x = x + grid.permute(0, 2, 3, 1)
+        return self.pos_drop(x)
+
+    def group(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        """Group i: (b, h, w, c) -> the same; h and w multiples of ``window_size``."""
+        return self.layers[i](x, self.relative_position_index_SA, self.relative_position_index_OCA)
+
+    def reconstruct(self, x: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
+        """Output of the last group (b, h, w, c) and shallow feature (b, c, h, w) -> (b, in_chans, s h, s w)."""
+        x = self.conv_after_body(self.norm(x).permute(0, 3, 1, 2)) + shallow
+        x = self.conv_last(self.upsample(self.conv_before_upsample(x)))
+        return x / self.img_range + self.mean
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """(b, in_chans, h, w) in [0, 1], any h and w -> (b, in_chans, s h, s w)."""
+        h, w = lr.shape[-2:]
+        shallow = self.shallow(pad_to_multiple(lr, self.window_size))
+        x = self.embed(shallow)
+        for i in range(len(self.layers)):
+            x = self.group(i, x)
+        return self.reconstruct(x, shallow)[..., :h * self.upscale, :w * self.upscale]

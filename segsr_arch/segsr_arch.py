@@ -1,0 +1,102 @@
+"""SeG-SR: a vision-language model sees the scene and tells each unit of a super-resolution network where to look."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from segsr_arch.backbones import EDSRBackbone, HATBackbone, RCANBackbone
+from segsr_arch.guidance import GUIDANCE, MapGuidance
+from segsr_arch.options import SemanticOptions, check_keys, parse
+from segsr_arch.padding import pad_to_multiple
+
+
+def backbone_options(backbone: type) -> dict[str, bool]:
+    """Option names of a backbone, its own and those of the stock class, each with whether it must be given."""
+    names = {}
+    for cls in backbone.__mro__[:backbone.__mro__.index(nn.Module)]:
+        if '__init__' in vars(cls):
+            _, *parameters = inspect.signature(cls.__init__).parameters.values()
+            names.update({p.name: p.default is p.empty for p in parameters
+                          if p.kind is not p.VAR_KEYWORD and p.name not in names})
+    return names
+
+
+class SeGSR(nn.Module):
+    """Semantic-guided super-resolution (Fig. 2, Eq. 10).
+
+    Args:
+        num_units: k, SR units the backbone is cut into.
+        semantic: the ``semantic:`` block of the option file, see `segsr_arch.options`.
+        **backbone: the backbone's own options, spelled as in its own option files.
+
+    Raises:
+        OptionError: an unknown option, named, or one that cannot be used.
+    """
+
+    backbone_class: type
+
+    def __init__(self, *, num_units: int, semantic: Mapping[str, Any] | None = None, **backbone):
+        super().__init__()
+        known = backbone_options(self.backbone_class)
+        given = {'num_units': num_units, **backbone}
+        check_keys('network_g', given, [*known, 'semantic'], [name for name, required in known.items() if required])
+        options = parse(SemanticOptions, semantic, 'network_g:semantic')
+        self.backbone = self.backbone_class(**given)
+        self.upscale = self.backbone.upscale
+        self.guidance = GUIDANCE[options.guidance](
+            options=options, num_units=num_units, num_feat=self.backbone.num_feat, upscale=self.upscale)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Super-resolve.
+
+        Args:
+            lr: (b, 3, h, w) RGB in [0, 1], any h and w.
+
+        Returns:
+            (b, 3, s h, s w).
+        """
+        h, w = lr.shape[-2:]
+        context = self.guidance(lr)
+        feat = skip = self.backbone.head(pad_to_multiple(lr, self.backbone.multiple_of))
+        for i in range(self.backbone.num_units):
+            feat = self.guidance.modulate(i, self.backbone.unit(i, feat), context)
+        return self.backbone.tail(feat, skip)[..., :h * self.upscale, :w * self.upscale]
+
+    def semantics(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What CLIP sees: LR (b, 3, h, w) in [0, 1] -> I_g (b, d) and I_l (b, d, gh, gw), one per patch (Eq. 1)."""
+        if self.guidance.sfem is None:
+            raise TypeError(f'{type(self).__name__} with guidance: none has no semantics')
+        return self.guidance.sfem(lr)
+
+    def guidance_maps(self, lr: torch.Tensor) -> torch.Tensor:
+        """Where each unit looks: LR (b, 3, h, w) in [0, 1] -> (b, k, h, w) in [-1, 1] (Eq. 8)."""
+        if not isinstance(self.guidance, MapGuidance):
+            raise TypeError(f'{type(self).__name__} has guidance maps with guidance: map only')
+        return self.guidance(lr)
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_HAT(SeGSR):  # noqa: N801
+    """SeG-SR with HAT, the paper's network."""
+
+    backbone_class = HATBackbone
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_EDSR(SeGSR):  # noqa: N801
+    """SeG-SR with EDSR (Table VII, ID 1)."""
+
+    backbone_class = EDSRBackbone
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_RCAN(SeGSR):  # noqa: N801
+    """SeG-SR with RCAN (Table VII, ID 2)."""
+
+    backbone_class = RCANBackbone

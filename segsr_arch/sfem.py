@@ -1,0 +1,129 @@
+"""Semantic Feature Extraction Module (Section III-A): what CLIP sees in the LR image."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from einops import rearrange
+from torch import nn
+
+from segsr_arch.clip_tower import load_tower
+from segsr_arch.lora import add_lora
+from segsr_arch.options import EncoderOptions
+
+
+class SFEM(nn.Module):
+    """Bilinear enlargement, then CLIP's image tower with LoRA (Eq. 1).
+
+    Features are taken after CLIP's last norm and projection, in the space its text embeddings live in.
+
+    The tower is frozen. Where its weights can be found again (``source`` is set), ``state_dict`` leaves them out and
+    names them instead, and ``load_state_dict`` verifies that the tower at hand is the same. Random weights are kept,
+    and ``stores_tower = True`` keeps any, for a self-contained file.
+
+    Args:
+        options: model, weights and LoRA.
+        upscale: s, by which the LR image is enlarged before CLIP.
+    """
+
+    def __init__(self, *, options: EncoderOptions, upscale: int):
+        super().__init__()
+        tower = load_tower(options)
+        self.visual = tower.visual
+        add_lora(self.visual, options)
+        self.upscale = upscale
+        self.patch_size = self.visual.patch_size[0]
+        self.dim = self.visual.output_dim
+        self.frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
+        self.source = tower.source
+        self.stores_tower = tower.source is None
+        self.register_buffer('mean', torch.tensor(tower.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(tower.std).view(1, 3, 1, 1), persistent=False)
+
+    def position_embedding(self, h: int, w: int) -> torch.Tensor:
+        """CLIP's position embedding for an h x w grid, (1 + h w, c): 2-D bicubic, the class token's untouched."""
+        embedding = self.visual.positional_embedding
+        if (h, w) == tuple(self.visual.grid_size):
+            return embedding
+        grid = rearrange(embedding[1:], '(h w) c -> 1 c h w', h=self.visual.grid_size[0])
+        grid = F.interpolate(grid.float(), size=(h, w), mode='bicubic', antialias=True, align_corners=False)
+        return torch.cat([embedding[:1], rearrange(grid, '1 c h w -> (h w) c').to(embedding)])
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP on a normalised image (b, 3, H, W), sides multiples of the patch size -> I_g (b, d), I_l (b, d, h, w)."""
+        tower = self.visual
+        patches = tower.conv1(x)
+        h, w = patches.shape[-2:]
+        tokens = rearrange(patches, 'b c h w -> b (h w) c')
+        cls = tower.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        tokens = torch.cat([cls, tokens], dim=1) + self.position_embedding(h, w).to(tokens.dtype)
+        tokens = tower.ln_post(tower.transformer(tower.ln_pre(tokens))) @ tower.proj
+        return tokens[:, 0], rearrange(tokens[:, 1:], 'b (h w) d -> b d h w', h=h)
+
+    def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """LR image to semantic features.
+
+        Args:
+            lr: (b, 3, h, w) RGB in [0, 1], any size.
+
+        Returns:
+            I_g (b, d), the scene's, and I_l (b, d, ceil(s h / P), ceil(s w / P)), one per patch of P x P pixels of the
+            enlarged image, which is extended by its edge to whole patches at the bottom and right.
+        """
+        x = F.interpolate(lr, scale_factor=self.upscale, mode='bilinear', align_corners=False)
+        x = F.pad(x, (0, -x.shape[-1] % self.patch_size, 0, -x.shape[-2] % self.patch_size), mode='replicate')
+        return self.encode((x - self.mean) / self.std)
+
+    def to_pixels(self, grid: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        """Bilinear interpolation from CLIP's patches to LR pixels.
+
+        Args:
+            grid: (b, c, gh, gw), one value per patch.
+            h, w: size of the LR image the patches were cut from.
+
+        Returns:
+            (b, c, h, w). A pixel's value depends on its place among the patches alone: with P / s LR pixels per patch,
+            pixel y lies at (y + 1/2) s / P - 1/2, whatever the image's size, and what lies in the padding is cut off.
+        """
+        grid = F.pad(grid, (0, 1, 0, 1), mode='replicate')  # so that rounding cannot make the result too small
+        pixels = F.interpolate(grid, scale_factor=self.patch_size / self.upscale, mode='bilinear', align_corners=False)
+        return pixels[..., :h, :w]
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.frombuffer(bytearray(json.dumps(self.source).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """The tower's source is checked before the weights are loaded, see ``_load_from_state_dict``."""
+
+    def state_dict(self, *args, destination=None, prefix: str = '', keep_vars: bool = False):
+        state = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        if not self.stores_tower:
+            for name in self.frozen:
+                del state[prefix + name]
+        return state
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        if not any(prefix + name in state_dict for name in self.frozen):
+            problem = self.foreign_tower(state_dict.get(prefix + '_extra_state'))
+            if problem:
+                error_msgs.append(problem)
+            own = dict(self.named_parameters())
+            state_dict.update({prefix + name: own[name] for name in self.frozen})
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+
+    def foreign_tower(self, record: torch.Tensor | None) -> str | None:
+        """What is wrong when a checkpoint without tower meets this one; None if it was trained with the same."""
+        if record is None:
+            return None
+        trained = json.loads(bytes(record.cpu().tolist()))
+        if trained is None or (self.source and trained['sha256'] == self.source['sha256']):
+            return None
+        have = (f"{self.source['model']}, pretrained '{self.source['pretrained']}' (sha256 {self.source['sha256'][:12]})"
+                if self.source else 'random weights')
+        return (f"the checkpoint was trained with the CLIP image tower {trained['model']}, pretrained "
+                f"'{trained['pretrained']}' (sha256 {trained['sha256'][:12]}), and does not contain it; this network has "
+                f'{have}. Set semantic:encoder:model and pretrained to the tower it was trained with')

@@ -1,0 +1,53 @@
+"""The ``segsr`` command: one entry point, one module per subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    'prepare': ('segsr_model.prepare.command', 'turn an image archive or folder into HR and LR training pairs'),
+    'maps': ('segsr_model.maps', 'draw the guidance maps of an image beside LR, SR and HR'),
+    'scores': ('segsr_model.score_table', 'print the scores of finished tests side by side'),
+    'export': ('segsr_model.export', 'write a self-contained weights file for release'),
+}
+
+
+class CommandError(Exception):
+    """What a subcommand raises for bad input: shown as one line, exit code 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``segsr COMMAND ...``.
+
+    A subcommand's module offers ``add_arguments(parser)``, which also sets the description and the examples
+    (``parser.epilog``), and ``run(args) -> int``, which returns the exit code. It is imported only when it is called.
+
+    Returns:
+        0 when the command did its work, 1 when it found what it was asked to look for (a failed check), 2 for bad
+        input, 130 when interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog='segsr',
+        description='Tools around SeG-SR for BasicSR. Training and testing are basicsr/train.py and basicsr/test.py.',
+        epilog='commands:\n' + '\n'.join(f'  {name:<10}{text}' for name, (_, text) in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of the commands below')
+    command = parser.parse_args(argv[:1]).command
+
+    module = importlib.import_module(COMMANDS[command][0])
+    parser = argparse.ArgumentParser(
+        prog=f'segsr {command}', description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    args = parser.parse_args(argv[1:])
+    try:
+        return module.run(args)
+    except CommandError as error:
+        sys.stderr.write(f'segsr {command}: error: {error}\n')
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f'segsr {command}: interrupted\n')
+        return 130

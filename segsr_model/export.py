@@ -1,0 +1,41 @@
+"""Write a self-contained file for release: the weights of a checkpoint together with the frozen CLIP tower.
+
+Training checkpoints name the frozen tower instead of holding it. The released file needs no CLIP weights: use it with
+`semantic: {encoder: {pretrained: ~}}` in the option file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from segsr_arch.sfem import SFEM
+from segsr_model.cli import CommandError
+from segsr_model.files import write_atomically
+from segsr_model.loading import network_from_options
+
+EXAMPLES = """example:
+  segsr export -opt options/test_SeGSR_HAT_x4.yml --out SeGSR_HAT_x4.pth"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``segsr export``."""
+    parser.epilog = EXAMPLES
+    parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
+    parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
+    parser.add_argument('--param-key', help="params or params_ema, instead of the option file's path:param_key_g")
+    parser.add_argument('--out', required=True, help='the .pth file to write; its weights are under params')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file."""
+    try:
+        net = network_from_options(args.opt, args.checkpoint, args.param_key)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    for module in net.modules():
+        if isinstance(module, SFEM):
+            module.stores_tower = True
+    write_atomically(args.out, lambda path: torch.save({'params': net.state_dict()}, path))
+    return 0

@@ -1,0 +1,71 @@
+"""Reading and writing files so that neither a crash nor a foreign file does harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+
+def write_atomically(path: str | Path, write: Callable[[str], Any]) -> None:
+    """Let ``write(temporary_path)`` write a file, then move it into place: ``path`` is either old or complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[dict[str, torch.Tensor], str | None]:
+    """Weights of a network from a ``.pth`` file.
+
+    Args:
+        path: written by BasicSR, by another repository, or by `torch.save(net.state_dict())`.
+        param_key: which weights of the file are wanted, ``params`` or ``params_ema``.
+
+    Returns:
+        The weights and the key they were under: ``param_key`` if the file has it, else ``params``, ``params_ema`` or
+        ``state_dict``, else None for a file that is a state_dict itself.
+
+    Raises:
+        ValueError: the file cannot be read or holds no weights.
+    """
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no weights file '{path}'") from None
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"cannot read weights from '{path}': {reason}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}, not a network's weights")
+    keys = [k for k in (param_key, 'params', 'params_ema', 'state_dict') if k and isinstance(content.get(k), Mapping)]
+    weights = content[keys[0]] if keys else content
+    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise ValueError(f"'{path}' holds no network's weights; its keys are {', '.join(map(str, list(content)[:5]))}")
+    weights = {k[7:] if k.startswith('module.') else k: v for k, v in weights.items()}
+    return weights, keys[0] if keys else None
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """A BasicSR option file as plain dictionaries.
+
+    Raises:
+        ValueError: no such file, or not an option file.
+    """
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ValueError(f"cannot read the option file '{path}': {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"'{path}' is not a YAML option file: {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"'{path}' is not an option file: it has no options")
+    return options

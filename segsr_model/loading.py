@@ -1,0 +1,114 @@
+"""Loading weights into a network: its own checkpoints, and stock checkpoints as a warm start of a guided network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from basicsr.archs import build_network
+from torch import nn
+
+from segsr_arch.segsr_arch import SeGSR
+from segsr_model.files import read_options, read_weights
+
+
+@dataclass
+class LoadReport:
+    """What became of the weights; each a list of names.
+
+    Attributes:
+        loaded: in the file and in the network.
+        new: in the network only; they keep their initial values.
+        unused: in the file only.
+        reshaped: in both, with different shapes; not loaded.
+        warm_start: the file is a stock checkpoint of the network's backbone.
+    """
+
+    loaded: list[str]
+    new: list[str]
+    unused: list[str]
+    reshaped: list[str]
+    warm_start: bool
+
+    def __str__(self) -> str:
+        parts = [('loaded', self.loaded), ('new', self.new), ('not used', self.unused),
+                 ('not loaded for their shape', self.reshaped)]
+        return '; '.join(f'{len(names)} {what}{_groups(names)}' for what, names in parts if names)
+
+
+def _groups(names: Sequence[str]) -> str:
+    """Where the names belong, to the second level: ' (backbone.layers, guidance.lmm)'."""
+    groups = dict.fromkeys('.'.join(name.split('.')[:2]) for name in names)
+    return f' ({", ".join(list(groups)[:6])}{", ..." if len(groups) > 6 else ""})'
+
+
+def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bool = True) -> LoadReport:
+    """Load ``weights`` into ``net``.
+
+    Weights without a ``backbone.`` prefix, of a stock HAT, EDSR or RCAN, warm-start the backbone of a guided network.
+
+    Args:
+        net: the network.
+        weights: a state_dict.
+        strict: raise if the file and the network (for a warm start: its backbone) do not match in names and shapes.
+            Otherwise load what matches.
+
+    Raises:
+        ValueError: ``strict`` and no match, or nothing matches.
+    """
+    warm_start = isinstance(net, SeGSR) and not any(k.startswith(('backbone.', 'guidance.')) for k in weights)
+    if warm_start:
+        weights = {f'backbone.{k}': v for k, v in weights.items()}
+    elif strict:
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        return LoadReport(list(weights), [], [], [], False)
+
+    own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    loaded = [k for k, v in weights.items() if k in own and own[k].shape == v.shape]
+    report = LoadReport(
+        loaded=loaded,
+        new=[k for k in net.state_dict() if k not in weights and not k.endswith('_extra_state')],
+        unused=[k for k in weights if k not in own and not k.endswith('_extra_state')],
+        reshaped=[k for k, v in weights.items() if k in own and own[k].shape != v.shape],
+        warm_start=warm_start)
+    missing = [k for k in report.new if k.startswith('backbone.')]
+    if not loaded or (strict and (missing or report.unused or report.reshaped)):
+        wrong = [f'{k} is not in the file' for k in missing] + [f'{k} is not in the network' for k in report.unused]
+        wrong += [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the network'
+                  for k in report.reshaped]
+        hint = '. To load what matches, set path:strict_load_g: false' if loaded else ''
+        raise ValueError(f'the weights do not fit {type(net).__name__}: {"; ".join(wrong[:4])}'
+                         f'{f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""}{hint}')
+    net.load_state_dict({k: weights[k] for k in loaded}, strict=False)
+    return report
+
+
+def network_from_options(option_file: str, checkpoint: str | None = None,
+                         param_key: str | None = None) -> nn.Module:
+    """Build the network of an option file and load its weights, for use outside of training and testing.
+
+    Args:
+        option_file: a BasicSR option file with ``network_g``.
+        checkpoint: weights; the option file's ``path:pretrain_network_g`` if None.
+        param_key: ``params`` or ``params_ema``; the option file's ``path:param_key_g`` if None.
+
+    Raises:
+        ValueError: the option file or the checkpoint cannot be used.
+    """
+    options = read_options(option_file)
+    if not isinstance(options.get('network_g'), dict) or 'type' not in options['network_g']:
+        raise ValueError(f"'{option_file}' has no network_g with a type")
+    path = options.get('path') or {}
+    checkpoint = checkpoint or path.get('pretrain_network_g')
+    net = build_network(options['network_g']).eval()
+    if checkpoint:
+        weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
+        try:
+            load_weights(net, weights)
+        except ValueError as error:
+            raise ValueError(f"'{checkpoint}': {error}") from None
+    return net

@@ -1,0 +1,169 @@
+"""The BasicSR model that trains, validates and tests semantic-guided networks, and plain ones beside them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from os import path as osp
+from typing import Any
+
+import torch
+from basicsr.metrics import calculate_metric
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
+from torch import nn
+from tqdm import tqdm
+
+from segsr_model.files import read_weights, write_atomically
+from segsr_model.loading import load_weights
+from segsr_model.scores import Scores
+
+
+@MODEL_REGISTRY.register()
+class SemanticGuidedSRModel(SRModel):
+    """BasicSR's SRModel where a part of the network is frozen.
+
+    It takes the options of SRModel. What differs: only what is trained is optimised and averaged; the EMA network
+    shares the frozen weights; checkpoints hold each weight once and are moved into place when complete; a stock
+    checkpoint of the backbone warm-starts a guided network; validation reports each scene class.
+    """
+
+    def print_network(self, net: nn.Module) -> None:
+        """Log trained and frozen parameters by part, instead of the network's full text."""
+        net = self.get_bare_model(net)
+        parts = {}
+        for name, p in net.named_parameters():
+            part = 'LoRA' if '.lora_' in name else '.'.join(name.split('.')[:2 if name.startswith('guidance.') else 1])
+            key = (part, 'trained' if p.requires_grad else 'frozen')
+            parts[key] = parts.get(key, 0) + p.numel()
+        lines = [f'\n\t{part} ({state}): {count:,d}' for (part, state), count in parts.items()]
+        get_root_logger().info(f'Network: {type(net).__name__}, with parameters: {sum(parts.values()):,d}'
+                               + ''.join(lines))
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
+        """Load own checkpoints, or a stock checkpoint of the backbone, and log what became of the weights.
+
+        Raises:
+            ValueError: the file cannot be read, or does not fit and ``strict`` is set.
+        """
+        weights, used_key = read_weights(load_path, param_key)
+        try:
+            report = load_weights(self.get_bare_model(net), weights, strict=strict)
+        except ValueError as error:
+            raise ValueError(f"path:pretrain_network_g: '{load_path}': {error}") from None
+        kind = 'Warm start of the backbone' if report.warm_start else 'Loading'
+        get_root_logger().info(f'{kind} from {load_path}, with param key [{used_key}]: {report}.')
+
+    def init_training_settings(self) -> None:
+        """As in SRModel, but the EMA network is a copy that shares what is frozen, not a second build."""
+        train_opt = self.opt['train']
+        ema_decay = train_opt.pop('ema_decay', 0)
+        super().init_training_settings()
+        self.ema_decay = train_opt['ema_decay'] = ema_decay
+        if ema_decay > 0:
+            self.init_ema()
+
+    def init_ema(self) -> None:
+        """Make ``net_g_ema``: a copy of ``net_g``, or the EMA weights of the checkpoint that was loaded."""
+        net = self.get_bare_model(self.net_g)
+        shared = {id(p): p for p in net.parameters() if not p.requires_grad}
+        self.net_g_ema = copy.deepcopy(net, shared).requires_grad_(False).eval()
+        trained = [(p, q) for p, q in zip(self.net_g_ema.parameters(), net.parameters()) if p is not q]
+        self.ema_weights, self.net_weights = [list(weights) for weights in zip(*trained)]
+        load_path = self.opt['path'].get('pretrain_network_g')
+        if load_path and read_weights(load_path, 'params_ema')[1] == 'params_ema':
+            self.load_network(self.net_g_ema, load_path, self.opt['path'].get('strict_load_g', True), 'params_ema')
+        get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
+
+    @torch.no_grad()
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Move the EMA weights by ``1 - decay`` towards the trained ones. Frozen weights are not touched."""
+        torch._foreach_lerp_(self.ema_weights, self.net_weights, 1 - decay)
+
+    def setup_optimizers(self) -> None:
+        train_opt = self.opt['train']
+        optim_type = train_opt['optim_g'].pop('type')
+        trained = [p for p in self.net_g.parameters() if p.requires_grad]
+        self.optimizer_g = self.get_optimizer(optim_type, trained, **train_opt['optim_g'])
+        self.optimizers.append(self.optimizer_g)
+
+    @master_only
+    def save_network(self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int,
+                     param_key: str | list[str] = 'params') -> None:
+        """As in BasicSR, with weights that networks share stored once, and the file either old or complete."""
+        nets, keys = (x if isinstance(x, list) else [x] for x in (net, param_key))
+        copies = {}
+
+        def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+            return copies.setdefault((tensor.data_ptr(), tensor.shape, tensor.dtype), tensor.cpu())
+
+        content = {key: {name: on_cpu(tensor) for name, tensor in self.get_bare_model(net_).state_dict().items()}
+                   for net_, key in zip(nets, keys)}
+        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        write_atomically(osp.join(self.opt['path']['models'], name), lambda path: torch.save(content, path))
+
+    @torch.no_grad()
+    def test(self) -> None:
+        """Super-resolve ``self.lq`` with the EMA network if there is one."""
+        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+        training = net.training
+        self.output = net.eval()(self.lq)
+        net.train(training)
+
+    def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:
+        """As in SRModel, with values per scene class; a dataset without ground truth gets no-reference metrics only.
+
+        When testing, all values are also saved as ``scores_<dataset>.json`` in the results folder.
+        """
+        dataset_name = dataloader.dataset.opt['name']
+        val_opt = self.opt['val']
+        metrics = val_opt.get('metrics') or {}
+        scores = Scores(self.protocol(dataset_name, metrics))
+        if metrics:
+            self._initialize_best_metric_results(dataset_name)
+        for data in tqdm(dataloader, desc=dataset_name, unit='image', disable=not val_opt.get('pbar', False)):
+            name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
+            self.feed_data(data)
+            self.test()
+            images = {'img': tensor2img([self.output])}
+            if 'gt' in data:
+                images['img2'] = tensor2img([self.gt])
+            if save_img:
+                imwrite(images['img'], self.image_path(name, dataset_name, current_iter))
+            values = {metric: calculate_metric(images, opt) for metric, opt in metrics.items()
+                      if 'img2' in images or not needs_ground_truth(opt)}
+            if values:
+                scores.add(name, values)
+
+        self.metric_results = scores.average()
+        if self.metric_results:
+            for metric, value in self.metric_results.items():
+                self._update_best_metric_result(dataset_name, metric, value, current_iter)
+            self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+            if len(scores.classes()) > 1:
+                get_root_logger().info(f'{dataset_name} per class\n{scores.table()}')
+            if not self.is_train:
+                scores.save(osp.join(self.opt['path']['results_root'], f'scores_{dataset_name}.json'))
+
+    def protocol(self, dataset_name: str, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What the numbers of a validation depend on."""
+        path = self.opt['path']
+        return {'name': self.opt['name'], 'network': self.opt['network_g']['type'], 'dataset': dataset_name,
+                'scale': self.opt.get('scale'), 'checkpoint': path.get('pretrain_network_g'),
+                'param_key': path.get('param_key_g', 'params'), 'metrics': {k: dict(v) for k, v in metrics.items()}}
+
+    def image_path(self, name: str, dataset_name: str, current_iter: int | str) -> str:
+        """Where BasicSR saves an SR image."""
+        folder = self.opt['path']['visualization']
+        if self.is_train:
+            return os.path.join(folder, name, f'{name}_{current_iter}.png')
+        return os.path.join(folder, dataset_name, f'{name}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')
+
+
+def needs_ground_truth(metric_opt: dict[str, Any]) -> bool:
+    """Whether a metric compares with a second image."""
+    parameter = inspect.signature(METRIC_REGISTRY.get(metric_opt['type'])).parameters.get('img2')
+    return parameter is not None and parameter.default is inspect.Parameter.empty
