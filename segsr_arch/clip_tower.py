@@ -29,14 +29,15 @@ class Tower:
     Attributes:
         visual: open_clip's VisionTransformer.
         mean, std: what its input is normalised with, for RGB in [0, 1].
-        source: model, pretrained (tag or file name) and sha256 of the weights; None for random weights, which nothing
-            but a checkpoint can bring back.
+        source: what identifies it: ``model``, ``pretrained`` (tag or file), ``sha256`` of the weights, and what no
+            weight tells, ``quick_gelu`` and ``heads``. ``sha256`` is None for random weights, which nothing but a
+            checkpoint can bring back.
     """
 
     visual: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    source: dict[str, str] | None
+    source: dict[str, Any]
 
 
 def _read_config(model: str) -> dict[str, Any]:
@@ -63,17 +64,26 @@ def _read_config(model: str) -> dict[str, Any]:
     return config
 
 
-def _fetch(model: str, tag: str, pretrained_config: Mapping[str, Any]) -> Path:
+def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
+    """Path of a tag's weights: from the caches of the Hugging Face hub or OpenAI's clip package, else downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
     from open_clip.pretrained import download_pretrained
-    try:
-        return Path(download_pretrained(pretrained_config))
-    except Exception as error:  # whatever the hub client raises: no network, no such file, wrong checksum
-        places = [p for p in (pretrained_config.get('hf_hub'), pretrained_config.get('url')) if p]
-        raise OptionError(
-            f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in open_clip's cache nor could "
-            f'they be fetched ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}). '
-            f'Sought: {" and ".join(places)}. Without a network, fetch the file on another machine and set '
-            'pretrained to its path') from error
+    hub, url = tag_config.get('hf_hub'), tag_config.get('url')
+    clip_cache = Path('~/.cache/clip').expanduser()
+    sources = [('hf_hub', hub), ('url', url)]
+    if url and (clip_cache / Path(url).name).is_file():
+        sources.reverse()
+    failures = []
+    for kind, place in sources:
+        if place:
+            try:
+                return Path(download_pretrained({kind: place}))
+            except Exception as error:  # whatever the hub client raises: no network, no such file, wrong checksum
+                failures.append(f'{place} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""})')
+    raise OptionError(
+        f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in a cache ({HF_HUB_CACHE}, {clip_cache}) "
+        f'nor could they be fetched from {" or ".join(failures)}. Without a network, fetch the file on another machine '
+        'and set pretrained to its path')
 
 
 def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
@@ -126,8 +136,8 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
     from open_clip.transformer import VisionTransformer
     try:
         visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
-    except (TypeError, AssertionError) as error:
-        raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': {error}") from error
+    except Exception as error:  # open_clip checks little itself: any error may come of a wrong config
+        raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': {type(error).__name__}: {error}") from error
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
               and visual.proj is not None)
     if not usable:
@@ -145,6 +155,13 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def set_quick_gelu(visual: nn.Module, quick_gelu: bool) -> None:
+    """Give the tower's MLPs CLIP's QuickGELU or open_clip's GELU."""
+    from open_clip.transformer import QuickGELU
+    for block in visual.transformer.resblocks:
+        block.mlp.gelu = QuickGELU() if quick_gelu else nn.GELU()
+
+
 def load_tower(options: EncoderOptions) -> Tower:
     """Build open_clip's image tower and load its weights; the text tower is never built.
 
@@ -160,7 +177,8 @@ def load_tower(options: EncoderOptions) -> Tower:
     config = _read_config(options.model)
     quick_gelu = bool(config.get('quick_gelu', False))
     if options.pretrained is None:
-        return Tower(_build(config, quick_gelu, options.model), OPENAI_MEAN, OPENAI_STD, None)
+        visual = _build(config, quick_gelu, options.model)
+        return Tower(visual, OPENAI_MEAN, OPENAI_STD, _source(options, visual, quick_gelu, None))
 
     path, tag_config = _find_weights(options.model, options.pretrained)
     weights, openai = _read_weights(path)
@@ -178,5 +196,10 @@ def load_tower(options: EncoderOptions) -> Tower:
                           f'{"; ".join(wrong[:3])}{more}')
     visual.load_state_dict(weights, assign=True)
     visual.requires_grad_(False)
-    source = {'model': options.model, 'pretrained': options.pretrained, 'sha256': fingerprint(weights)}
+    source = _source(options, visual, quick_gelu, fingerprint(weights))
     return Tower(visual, tag_config.get('mean', OPENAI_MEAN), tag_config.get('std', OPENAI_STD), source)
+
+
+def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None) -> dict[str, Any]:
+    return {'model': options.model, 'pretrained': options.pretrained, 'sha256': sha256, 'quick_gelu': quick_gelu,
+            'heads': visual.transformer.resblocks[0].attn.num_heads}

@@ -15,9 +15,9 @@ def register_yielding(network: type) -> None:
     ARCH_REGISTRY.register(network)
     do_register = ARCH_REGISTRY._do_register
 
-    def replace(new_name, obj, *args, **kwargs):
-        if new_name == name and ARCH_REGISTRY._obj_map.get(name) is network:
+    def replace(new_name, obj, suffix=None):
+        if new_name == name and suffix is None and ARCH_REGISTRY._obj_map.get(name) is network:
             del ARCH_REGISTRY._obj_map[name]
-        do_register(new_name, obj, *args, **kwargs)
+        do_register(new_name, obj, suffix)
 
     ARCH_REGISTRY._do_register = replace

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import nn
 
-from segsr_arch.clip_tower import load_tower
+from segsr_arch.clip_tower import load_tower, set_quick_gelu
 from segsr_arch.lora import add_lora
 from segsr_arch.options import EncoderOptions
 
@@ -19,9 +21,10 @@ class SFEM(nn.Module):
 
     Features are taken after CLIP's last norm and projection, in the space its text embeddings live in.
 
-    The tower is frozen. Where its weights can be found again (``source`` is set), ``state_dict`` leaves them out and
-    names them instead, and ``load_state_dict`` verifies that the tower at hand is the same. Random weights are kept,
-    and ``stores_tower = True`` keeps any, for a self-contained file.
+    The tower is frozen. Where its weights can be found again (``source`` has a checksum), ``state_dict`` leaves them out
+    and names them instead, and ``load_state_dict`` verifies that the tower at hand is the same. Random weights are kept,
+    and ``stores_tower = True`` keeps any, for a self-contained file. Weights that come with their tower replace the one
+    at hand.
 
     Args:
         options: model, weights and LoRA.
@@ -38,7 +41,7 @@ class SFEM(nn.Module):
         self.dim = self.visual.output_dim
         self.frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
         self.source = tower.source
-        self.stores_tower = tower.source is None
+        self.stores_tower = tower.source['sha256'] is None
         self.register_buffer('mean', torch.tensor(tower.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(tower.std).view(1, 3, 1, 1), persistent=False)
 
@@ -106,24 +109,42 @@ class SFEM(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):
-        if not any(prefix + name in state_dict for name in self.frozen):
-            problem = self.foreign_tower(state_dict.get(prefix + '_extra_state'))
-            if problem:
-                error_msgs.append(problem)
+        trained, contained = self._trained_with(state_dict, prefix)
+        problem = self.foreign_tower(state_dict, prefix)
+        if problem:
+            error_msgs.append(problem)
+        elif contained and trained and not self._same_tower(trained):
+            set_quick_gelu(self.visual, trained['quick_gelu'])
+            self.source, self.stores_tower = trained, True
+        if not contained:
             own = dict(self.named_parameters())
             state_dict.update({prefix + name: own[name] for name in self.frozen})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
 
-    def foreign_tower(self, record: torch.Tensor | None) -> str | None:
-        """What is wrong when a checkpoint without tower meets this one; None if it was trained with the same."""
-        if record is None:
+    def foreign_tower(self, state_dict: Mapping[str, torch.Tensor], prefix: str) -> str | None:
+        """Why weights do not fit this tower, or None: they were trained with another one and do not contain it."""
+        trained, contained = self._trained_with(state_dict, prefix)
+        fits = trained is None or (trained['heads'] == self.source['heads'] if contained else self._same_tower(trained))
+        if fits:
             return None
-        trained = json.loads(bytes(record.cpu().tolist()))
-        if trained is None or (self.source and trained['sha256'] == self.source['sha256']):
-            return None
-        have = (f"{self.source['model']}, pretrained '{self.source['pretrained']}' (sha256 {self.source['sha256'][:12]})"
-                if self.source else 'random weights')
-        return (f"the checkpoint was trained with the CLIP image tower {trained['model']}, pretrained "
-                f"'{trained['pretrained']}' (sha256 {trained['sha256'][:12]}), and does not contain it; this network has "
-                f'{have}. Set semantic:encoder:model and pretrained to the tower it was trained with')
+        return (f'the checkpoint was trained with the CLIP image tower {_describe(trained)} and '
+                f'{"contains it" if contained else "does not contain it"}; this network has {_describe(self.source)}. '
+                'Set semantic:encoder:model and pretrained to the tower it was trained with')
+
+    def _trained_with(self, state_dict: Mapping[str, torch.Tensor], prefix: str) -> tuple[dict[str, Any] | None, bool]:
+        """Source of the tower that weights were trained with, if they tell, and whether they contain it."""
+        record = state_dict.get(prefix + '_extra_state')
+        contained = any(prefix + name in state_dict for name in self.frozen)
+        return None if record is None else json.loads(bytes(record.cpu().tolist())), contained
+
+    def _same_tower(self, trained: dict[str, Any]) -> bool:
+        return trained['sha256'] is not None and all(
+            trained[key] == self.source[key] for key in ('sha256', 'quick_gelu', 'heads'))
+
+
+def _describe(source: dict[str, Any]) -> str:
+    weights = f"pretrained '{source['pretrained']}' (sha256 {source['sha256'][:12]})" if source['sha256'] else (
+        'random weights')
+    activation = 'QuickGELU' if source['quick_gelu'] else 'GELU'
+    return f"{source['model']}, {weights}, {activation}, {source['heads']} heads"

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
 from torch import nn
 
 from segsr_arch.segsr_arch import SeGSR
+from segsr_arch.sfem import SFEM
 from segsr_model.files import read_options, read_weights
 
 
@@ -83,6 +85,10 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bo
         hint = '. To load what matches, set path:strict_load_g: false' if loaded else ''
         raise ValueError(f'the weights do not fit {type(net).__name__}: {"; ".join(wrong[:4])}'
                          f'{f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""}{hint}')
+    for name, module in net.named_modules():
+        problem = isinstance(module, SFEM) and module.foreign_tower(weights, f'{name}.')
+        if problem:
+            get_root_logger().warning(f'{problem}. Loading what fits, since strict_load_g is false.')
     net.load_state_dict({k: weights[k] for k in loaded}, strict=False)
     return report
 

@@ -65,6 +65,19 @@ def test_a_misfit_is_an_error_unless_strict_load_is_off(network):
     assert torch.equal(net.backbone.conv_first.weight, stock.conv_first.weight)
 
 
+def test_another_tower_is_a_warning_with_strict_load_off(network, clip_weights, tmp_path, log):
+    weights = build_network(network).state_dict()
+    torch.save({k: v + 0.01 for k, v in torch.load(clip_weights).items()}, tmp_path / 'other.pt')
+    network['semantic']['encoder']['pretrained'] = str(tmp_path / 'other.pt')
+    net = build_network(network)
+    before = net.guidance.sfem.visual.conv1.weight.clone()
+    load_weights(net, weights, strict=False)
+    assert any(r.levelname == 'WARNING' and 'was trained with the CLIP image tower' in r.getMessage()
+               for r in log.records)
+    assert torch.equal(net.guidance.sfem.visual.conv1.weight, before)
+    assert torch.equal(net.backbone.conv_last.weight, weights['backbone.conv_last.weight'])
+
+
 def test_shapes_that_differ_are_named(network):
     stock = build_network({'type': 'EDSR', 'upscale': 4, **STOCK['EDSR'], 'num_feat': 8})
     with pytest.raises(ValueError, match=r'conv_first\.weight is \(8, 3, 3, 3\) in the file and \(16, 3, 3, 3\)'):

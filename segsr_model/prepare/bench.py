@@ -1,0 +1,96 @@
+"""How fast BasicSR's data loader delivers training pairs, from a folder and from LMDB."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
+
+from segsr_model.prepare.images import encode_png, write_file
+from segsr_model.prepare.lmdb_store import add_lmdb
+from segsr_model.prepare.lowres import downscale
+
+_PATCH = 64  # LR pixels, as in the paper
+_DRAWN = 400_000  # pairs drawn at once: no measurement gets to their end
+
+
+def measure_loader(*, images: int, side: int, scale: int, batch: int, seconds: float, workers: int) -> Iterator[str]:
+    """Time ``PairedImageDataset`` as BasicSR's training uses it, on generated images.
+
+    Args:
+        images: Pairs to generate, in a temporary folder.
+        side: Height and width of the HR images in pixels.
+        scale: Scale of the pairs.
+        batch: Batch size; the last, incomplete batch of an epoch is dropped.
+        seconds: Time for each measurement, after the workers have started.
+        workers: Worker processes; 0 loads in the main process.
+
+    Yields:
+        A line for each result: the loader from both stores, then the steps of one pair on one core.
+    """
+    with tempfile.TemporaryDirectory(prefix='segsr-bench-') as name:
+        folder = Path(name)
+        _generate(folder, images, side, scale)
+        cpus = min(os.cpu_count() or 1, max(workers, 1))
+        options = {
+            'name': 'bench', 'type': 'PairedImageDataset', 'phase': 'train', 'scale': scale,
+            'gt_size': min(_PATCH, side // scale) * scale, 'use_hflip': True, 'use_rot': True,
+            'num_worker_per_gpu': workers, 'batch_size_per_gpu': batch,
+        }
+        for store, suffix in (('disk', ''), ('lmdb', '.lmdb')):
+            roots = {'dataroot_gt': str(folder / f'HR{suffix}'), 'dataroot_lq': str(folder / f'LR{suffix}')}
+            rate = _pairs_per_second({**options, **roots, 'io_backend': {'type': store}}, seconds)
+            yield f'{store}: {rate:.0f} pairs/s with {workers} workers, batch {batch}; {rate / cpus:.0f} per core'
+        yield from _time_steps(folder)
+
+
+def _generate(folder: Path, images: int, side: int, scale: int) -> None:
+    """Smooth random images with some noise, which compress about as aerial images do."""
+    random = np.random.default_rng(0)
+    records = []
+    for kind in ('HR', 'LR'):
+        (folder / kind).mkdir()
+    for i in range(images):
+        coarse = random.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+        smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+        hr = (smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
+        hr = hr[:side // scale * scale, :side // scale * scale]
+        records.append({'name': f'noise_{i:04d}', 'hr_size': hr.shape[:2]})
+        write_file(folder / 'HR' / f'noise_{i:04d}.png', encode_png(hr))
+        write_file(folder / 'LR' / f'noise_{i:04d}.png', encode_png(downscale(hr, scale)))
+    add_lmdb(folder, records, scale=scale)
+
+
+def _pairs_per_second(options: dict, seconds: float) -> float:
+    dataset = build_dataset(options)
+    sampler = EnlargedSampler(dataset, num_replicas=1, rank=0, ratio=1 + _DRAWN // len(dataset))
+    loader = iter(build_dataloader(dataset, options, num_gpu=1, sampler=sampler, seed=0))
+    for _ in range(2 * max(options['num_worker_per_gpu'], 1)):  # what was loaded while the workers started
+        next(loader)
+    pairs, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        pairs += len(next(loader)['lq'])
+    return pairs / (time.perf_counter() - start)
+
+
+def _time_steps(folder: Path) -> Iterator[str]:
+    hr_bytes, lr_bytes = (np.frombuffer((folder / kind / 'noise_0000.png').read_bytes(), np.uint8)
+                          for kind in ('HR', 'LR'))
+    hr = cv2.imdecode(hr_bytes, cv2.IMREAD_COLOR)
+    steps = {
+        'decode HR': lambda: cv2.imdecode(hr_bytes, cv2.IMREAD_COLOR),
+        'decode LR': lambda: cv2.imdecode(lr_bytes, cv2.IMREAD_COLOR),
+        'whole HR image to float': lambda: hr.astype(np.float32) / 255.,
+    }
+    for title, step in steps.items():
+        repeats, start = 100, time.perf_counter()
+        for _ in range(repeats):
+            step()
+        yield f'  {title}: {(time.perf_counter() - start) / repeats * 1e3:.2f} ms'

@@ -1,0 +1,174 @@
+"""Making the planned pairs: parallel, resumable, and complete or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from segsr_model.cli import CommandError
+from segsr_model.prepare.images import ImageError, write_file
+from segsr_model.prepare.manifest import MANIFEST, Journal, read_manifest, write_manifest
+from segsr_model.prepare.pairs import make_pairs
+from segsr_model.prepare.plan import Item, OpenScene
+from segsr_model.prepare.sources import READ_ERRORS, ImageFile, Source
+
+PARTIAL = '.partial'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A data set that is to be made.
+
+    Attributes:
+        items: What to make; each has a part in ``split``.
+        split: Item name to ``'train'``, ``'val'`` or ``'test'``.
+        source: Where the images come from.
+        open_scene: How an image of the source is opened.
+        least: The least height and width of a training image.
+        settings: What decides the result, but for the scale; plain values for the manifest.
+    """
+
+    items: Sequence[Item]
+    split: dict[str, str]
+    source: Source
+    open_scene: OpenScene
+    least: int
+    settings: dict
+
+
+def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
+    """Make ``<out>/x<scale>`` for each scale, none of which is there yet.
+
+    The work is done in ``<out>/.partial`` and moved to its place when it is complete. After an interruption, finished
+    pairs stay there and the next run with the same settings goes on from them; after bad input nothing stays.
+
+    Raises:
+        CommandError: Images cannot be used; all of them are named.
+    """
+    partial = out / PARTIAL
+    folders = {scale: partial / f'x{scale}' for scale in scales}
+    with contextlib.ExitStack() as stack:
+        journals = {}
+        for scale, folder in folders.items():
+            journals[scale] = Journal(folder, {**job.settings, 'scale': scale})
+            stack.callback(journals[scale].close)
+            for part in set(job.split.values()):
+                for kind in ('HR', 'LR'):
+                    (folder / part / kind).mkdir(parents=True, exist_ok=True)
+        try:
+            _make_all(job, folders, journals, twin_folders=[*folders.values(), *out.glob('x*')], workers=workers)
+        except CommandError:
+            shutil.rmtree(partial)
+            with contextlib.suppress(OSError):  # not empty
+                out.rmdir()
+            raise
+    for scale, folder in folders.items():
+        _finish(job, folder, journals[scale], {**job.settings, 'scale': scale})
+        os.replace(folder, out / f'x{scale}')
+    with contextlib.suppress(OSError):  # another run's unfinished scales may be there
+        partial.rmdir()
+
+
+def is_complete(job: Job, folder: Path, *, scale: int) -> bool:
+    """Whether a folder holds what the job would make at a scale. Raises CommandError if it holds something else."""
+    settings = {**job.settings, 'scale': scale}
+    if not folder.exists():
+        return False
+    if not (folder / MANIFEST).exists():
+        raise CommandError(f'{folder} exists and was not made by "segsr prepare": remove it or choose another --out')
+    found, _ = read_manifest(folder / MANIFEST)
+    changed = [key for key in sorted(found.keys() | settings.keys()) if found.get(key) != settings.get(key)]
+    if changed:
+        raise CommandError(f'{folder} was made from other images or with other settings ({", ".join(changed)}): remove '
+                           'it or choose another --out')
+    return True
+
+
+def _make_all(
+    job: Job, folders: dict[int, Path], journals: dict[int, Journal], *, twin_folders: Sequence[Path], workers: int,
+) -> None:
+    """Make each pair that no journal holds. Raises CommandError in the end, if a source file could not be used."""
+    work: dict[str, list[tuple[Item, dict[int, Path]]]] = defaultdict(list)
+    for item in job.items:
+        open_folders = {scale: folder for scale, folder in folders.items() if item.name not in journals[scale].records}
+        if open_folders:
+            work[item.path].append((item, open_folders))
+
+    def make(file: ImageFile, tasks: list[tuple[Item, dict[int, Path]]]) -> list[dict[int, dict]]:
+        with contextlib.closing(job.open_scene(file)) as scene:
+            return [
+                make_pairs(scene, item, part=job.split[item.name], least=job.least, folders=open_folders,
+                           twin_folders=twin_folders)
+                for item, open_folders in tasks
+            ]
+
+    problems = []
+    bar = tqdm(total=len(job.items), initial=len(job.items) - sum(map(len, work.values())), unit='image', disable=None)
+
+    def collect(futures: set[Future], paths: dict[Future, str]) -> None:
+        for future in futures:
+            path = paths.pop(future)
+            bar.update(len(work[path]))
+            try:
+                for records in future.result():
+                    for scale, record in records.items():
+                        journals[scale].add(record)
+            except ImageError as error:
+                problems.append(f'{path}: {error}')
+
+    with bar, warnings.catch_warnings(), _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter('ignore', UserWarning)  # Pillow, on TIFF tags that do not matter here
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        paths: dict[Future, str] = {}
+        for path, tasks in work.items():
+            try:  # archives are read here, one file after the other
+                paths[pool.submit(make, job.source.open(path), tasks)] = path
+            except READ_ERRORS as error:
+                problems.append(f'{path}: {error}')
+            if len(paths) >= 2 * workers:
+                collect(wait(paths, return_when=FIRST_COMPLETED).done, paths)
+        collect(wait(paths).done, paths)
+    if problems:
+        shown = '; '.join(sorted(problems)[:10]) + f'; and {len(problems) - 10} more' * (len(problems) > 10)
+        raise CommandError(f'{len(problems)} unusable images, nothing was written: {shown}')
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """The workers are the parallel ones; PyTorch's own threads would only compete with them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _finish(job: Job, folder: Path, journal: Journal, settings: dict) -> None:
+    """Write what stands beside the images: BasicSR's meta-info files, the list of odd sizes, the manifest."""
+    planned = {item.name: [item.height, item.width] for item in job.items}
+    records = sorted(journal.records.values(), key=lambda record: record['name'])
+    for part in set(job.split.values()):
+        lines = [
+            f'{record["name"]}.png ({record["hr_size"][0]},{record["hr_size"][1]},3)\n'
+            for record in records if record['part'] == part
+        ]
+        write_file(folder / part / 'meta_info.txt', ''.join(lines).encode())
+    odd = [
+        '{part} {name}: {source_size[0]} x {source_size[1]}, HR {hr_size[0]} x {hr_size[1]}\n'.format(**record)
+        for record in records if not planned[record['name']] == record['source_size'] == record['hr_size']
+    ]
+    write_file(folder / 'odd_sizes.txt', ''.join(odd).encode())
+    write_manifest(folder / MANIFEST, settings, records)
+    journal.close(remove=True)

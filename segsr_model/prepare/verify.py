@@ -1,0 +1,84 @@
+"""Checking a prepared data set against its manifest, or against the manifest of another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import lmdb
+from tqdm import tqdm
+
+from segsr_model.prepare.images import ImageError, explain_errors, open_plain, pixel_sum
+from segsr_model.prepare.sources import ImageFile
+
+_KINDS = {'HR': 'hr', 'LR': 'lr'}  # folder -> key in the manifest
+
+
+def find_faults(folder: Path, records: list[dict], *, workers: int) -> list[str]:
+    """Compare the pixels of a data set's files, and of its LMDBs if there are any, with a manifest's pairs.
+
+    Args:
+        folder: An ``x<scale>`` folder.
+        records: The pairs as the manifest lists them.
+        workers: Threads.
+
+    Returns:
+        A line for each image that is missing, unreadable, different, or too many; none if all is well.
+    """
+    faults = []
+    for part in sorted({record['part'] for record in records}):
+        members = [record for record in records if record['part'] == part]
+        for kind, key in _KINDS.items():
+            place = folder / part / kind
+            expected = {f'{record["name"]}.png': record[key] for record in members}
+            found = {file.name for file in place.iterdir()} if place.is_dir() else set()
+            faults += [f'{place / name}: not in the manifest' for name in sorted(found - expected.keys())]
+            files = [(str(place / name), partial(_existing, place / name), wanted) for name, wanted in expected.items()]
+            faults += _compare(files, workers)
+            if place.with_suffix('.lmdb').is_dir():
+                faults += _compare_lmdb(place.with_suffix('.lmdb'), members, key, workers)
+    return faults
+
+
+def _compare_lmdb(path: Path, members: list[dict], key: str, workers: int) -> list[str]:
+    keys = {record['name'].encode('ascii'): record[key] for record in members}
+    with lmdb.open(str(path), readonly=True, lock=False) as env:
+        with env.begin() as txn:
+            extra = [bytes(name) for name in txn.cursor().iternext(values=False) if bytes(name) not in keys]
+        faults = [f'{path}: {name.decode("ascii", "replace")} is not in the manifest' for name in extra]
+        entries = [(f'{path}, {name.decode()}', partial(_value, env, name), wanted) for name, wanted in keys.items()]
+        return faults + _compare(entries, workers)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ImageError('missing')
+    return path
+
+
+def _value(env: lmdb.Environment, name: bytes) -> BytesIO:
+    with env.begin() as txn:
+        content = txn.get(name)
+    if content is None:
+        raise ImageError('missing')
+    return BytesIO(content)
+
+
+def _compare(entries: list[tuple[str, Callable[[], ImageFile], str]], workers: int) -> list[str]:
+    """A fault for each (title, way to get at the file, pixel checksum) that does not fit."""
+    def fault(entry: tuple[str, Callable[[], ImageFile], str]) -> str | None:
+        title, get_file, wanted = entry
+        try:
+            with closing(open_plain(get_file())) as scene, explain_errors():
+                found = pixel_sum(scene.read())
+        except ImageError as error:
+            return f'{title}: {error}'
+        return None if found == wanted else f'{title}: its pixels are not those of the manifest'
+
+    with ThreadPoolExecutor(workers) as pool:
+        faults = tqdm(pool.map(fault, entries), total=len(entries), unit='image', disable=None, leave=False)
+        return [fault for fault in faults if fault]

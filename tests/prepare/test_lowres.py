@@ -1,0 +1,60 @@
+"""LR images against BasicSR's imresize, and against whole-number arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from basicsr.utils.matlab_functions import imresize as reference
+from PIL import Image
+
+from segsr_arch.resize import resize_matrix
+from segsr_model.prepare.lowres import downscale
+
+SAMPLES = sorted(Path(__file__).parents[2].glob('datasets/sample/Images/*/*.png'))
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_equals_basicsr_to_one_grey_level_in_ten_thousand_samples(scale):
+    differences = []
+    for path in SAMPLES:
+        side = 256 // scale * scale
+        image = np.array(Image.open(path))[:side, :side]
+        expected = reference(image.astype(np.float32) / 255, 1 / scale)
+        expected = (expected.clip(0, 1) * 255).round()
+        differences.append(np.abs(downscale(image, scale) - expected))
+    differences = np.concatenate([difference.ravel() for difference in differences])
+    assert differences.max() <= 1
+    assert np.mean(differences > 0) <= 1e-4
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, 5, 8])
+def test_equals_whole_number_arithmetic(scale):
+    """No rounding happens before the last step, so no processor or library can give another result."""
+    height, width = 9 * scale, 7 * scale
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    def weights(length):
+        return np.round(resize_matrix(length, Fraction(1, scale)).numpy() * 2**22).astype(int).astype(object)
+
+    exact = np.einsum('ih,hwc->iwc', weights(height), image.astype(object))
+    exact = np.einsum('jw,iwc->ijc', weights(width), exact)
+    rounded = np.array([min(max((value + 2**43) // 2**44, 0), 255) for value in exact.ravel()], dtype=np.uint8)
+    assert np.array_equal(downscale(image, scale).ravel(), rounded)
+
+
+@pytest.mark.parametrize('value', [0, 1, 127, 255])
+def test_flat_stays_flat(value):
+    assert np.all(downscale(np.full((12, 21, 3), value, np.uint8), 3) == value)
+
+
+def test_scale_one_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    assert np.array_equal(downscale(image, 1), image)
+
+
+def test_size_must_divide():
+    with pytest.raises(ValueError, match='10 x 12 image does not divide by 4'):
+        downscale(np.zeros((10, 12, 3), np.uint8), 4)
