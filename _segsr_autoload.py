@@ -1,9 +1,10 @@
 """Makes an unchanged BasicSR find SeG-SR, and mends an old one beside new libraries. Standard library only.
 
-Python runs `install` at start-up (from ``segsr_autoload.pth``). It adds two import hooks, which do nothing until BasicSR
-is imported: `_AfterImport` imports SeG-SR, which registers its networks and its model, once ``basicsr`` is there;
-`_Missing` serves the modules that BasicSR 1.4.2 imports and newer libraries dropped. What has to be mended inside
-BasicSR is in `segsr_model.basicsr_mends`. Set the environment variable ``SEGSR_NO_AUTOLOAD`` to any value to switch it off.
+Python runs `install` at start-up (from ``segsr_autoload.pth``). It adds two import hooks, which do nothing until
+BasicSR is imported: `_AfterImport` imports SeG-SR, which registers its networks and its model, once ``basicsr`` is
+there; `_Missing` serves the modules that BasicSR 1.4.2 imports and newer libraries dropped. What has to be mended
+inside BasicSR is in `segsr_model.basicsr_mends`. Set the environment variable ``SEGSR_NO_AUTOLOAD`` to any value to
+switch it off.
 """
 
 import importlib

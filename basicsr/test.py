@@ -1,4 +1,4 @@
-"""Runs BasicSR's testing from this checkout: python basicsr/test.py -opt options/... (as in a checkout of BasicSR)."""
+"""Runs BasicSR's testing from here, as in a checkout of it: python basicsr/test.py -opt options/..."""
 
 import sys
 from os import path as osp

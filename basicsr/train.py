@@ -1,4 +1,4 @@
-"""Runs BasicSR's training from this checkout: python basicsr/train.py -opt options/... (as in a checkout of BasicSR)."""
+"""Runs BasicSR's training from here, as in a checkout of it: python basicsr/train.py -opt options/..."""
 
 import sys
 from os import path as osp

@@ -81,9 +81,9 @@ def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
             except Exception as error:  # whatever the hub client raises: no network, no such file, wrong checksum
                 failures.append(f'{place} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""})')
     raise OptionError(
-        f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in a cache ({HF_HUB_CACHE}, {clip_cache}) "
-        f'nor could they be fetched from {" or ".join(failures)}. Without a network, fetch the file on another machine '
-        'and set pretrained to its path')
+        f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in a cache ({HF_HUB_CACHE}, "
+        f'{clip_cache}) nor could they be fetched from {" or ".join(failures)}. Without a network, fetch the file on '
+        'another machine and set pretrained to its path')
 
 
 def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
@@ -137,7 +137,8 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
     try:
         visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
     except Exception as error:  # open_clip checks little itself: any error may come of a wrong config
-        raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': {type(error).__name__}: {error}") from error
+        raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': "
+                          f'{type(error).__name__}: {error}') from error
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
               and visual.proj is not None)
     if not usable:

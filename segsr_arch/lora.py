@@ -29,7 +29,7 @@ def lora_linear(weight: torch.Tensor, bias: torch.Tensor | None, options: Encode
 
 
 class LoRAAttention(nn.Module):
-    """CLIP's self-attention with low-rank pairs of their own for q, k and v (Eq. 3); takes nn.MultiheadAttention's place.
+    """CLIP's self-attention with low-rank pairs of their own for q, k and v (Eq. 3), in nn.MultiheadAttention's place.
 
     Args:
         attention: the module it replaces; its frozen weights are taken over.

@@ -21,10 +21,10 @@ class SFEM(nn.Module):
 
     Features are taken after CLIP's last norm and projection, in the space its text embeddings live in.
 
-    The tower is frozen. Where its weights can be found again (``source`` has a checksum), ``state_dict`` leaves them out
-    and names them instead, and ``load_state_dict`` verifies that the tower at hand is the same. Random weights are kept,
-    and ``stores_tower = True`` keeps any, for a self-contained file. Weights that come with their tower replace the one
-    at hand.
+    The tower is frozen. Where its weights can be found again (``source`` has a checksum), ``state_dict`` leaves them
+    out and names them instead, and ``load_state_dict`` verifies that the tower at hand is the same. Random weights are
+    kept, and ``stores_tower = True`` keeps any, for a self-contained file. Weights that come with their tower replace
+    the one at hand.
 
     Args:
         options: model, weights and LoRA.
@@ -55,7 +55,7 @@ class SFEM(nn.Module):
         return torch.cat([embedding[:1], rearrange(grid, '1 c h w -> (h w) c').to(embedding)])
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """CLIP on a normalised image (b, 3, H, W), sides multiples of the patch size -> I_g (b, d), I_l (b, d, h, w)."""
+        """CLIP on a normalised image (b, 3, H, W) of whole patches -> I_g (b, d), I_l (b, d, h, w)."""
         tower = self.visual
         patches = tower.conv1(x)
         h, w = patches.shape[-2:]
