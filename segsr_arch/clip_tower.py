@@ -28,15 +28,12 @@ class Tower:
 
     Attributes:
         visual: open_clip's VisionTransformer.
-        mean, std: what its input is normalised with, for RGB in [0, 1].
         source: what identifies it: ``model``, ``pretrained`` (tag or file), ``sha256`` of the weights, and what no
-            weight tells, ``quick_gelu`` and ``heads``. ``sha256`` is None for random weights, which nothing but a
-            checkpoint can bring back.
+            weight tells, ``quick_gelu``, ``heads``, ``mean`` and ``std``. ``sha256`` is None for random weights, which
+            nothing but a checkpoint can bring back.
     """
 
     visual: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     source: dict[str, Any]
 
 
@@ -56,7 +53,11 @@ def _read_config(model: str) -> dict[str, Any]:
             raise OptionError(f"{OPTION}:model: '{model}' is not an open_clip model config: it needs embed_dim and "
                               'vision_cfg')
         return config
-    config = open_clip.get_model_config(model)
+    try:
+        config = open_clip.get_model_config(model)
+    except Exception as error:  # a model of another place (hf-hub:, local-dir:) that is not there
+        raise OptionError(f"{OPTION}:model: open_clip cannot find '{model}': "
+                          f'{type(error).__name__}: {error}') from error
     if config is None:
         near = ', '.join(difflib.get_close_matches(model, open_clip.list_models(), n=3))
         raise OptionError(f"{OPTION}:model: open_clip has no model '{model}'"
@@ -80,10 +81,11 @@ def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
                 return Path(download_pretrained({kind: place}))
             except Exception as error:  # whatever the hub client raises: no network, no such file, wrong checksum
                 failures.append(f'{place} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""})')
+    gelu = f' and model to {model}-quickgelu' if tag_config.get('quick_gelu') and 'quickgelu' not in model else ''
     raise OptionError(
         f"{OPTION}:pretrained: the weights of {model}, tag '{tag}', are neither in a cache ({HF_HUB_CACHE}, "
         f'{clip_cache}) nor could they be fetched from {" or ".join(failures)}. Without a network, fetch the file on '
-        'another machine and set pretrained to its path')
+        f'another machine and set pretrained to its path{gelu}')
 
 
 def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
@@ -140,10 +142,10 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
         raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': "
                           f'{type(error).__name__}: {error}') from error
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
-              and visual.proj is not None)
+              and visual.proj is not None and visual.patch_size[0] == visual.patch_size[1])
     if not usable:
-        raise OptionError(f"{OPTION}:model: '{model}' is no vision transformer with a class token and a projection, "
-                          'as ViT-B-16, ViT-B-32 and ViT-L-14 are')
+        raise OptionError(f"{OPTION}:model: '{model}' is no vision transformer with square patches, a class token and "
+                          'a projection, as ViT-B-16, ViT-B-32 and ViT-L-14 are')
     return visual.requires_grad_(False)
 
 
@@ -179,7 +181,7 @@ def load_tower(options: EncoderOptions) -> Tower:
     quick_gelu = bool(config.get('quick_gelu', False))
     if options.pretrained is None:
         visual = _build(config, quick_gelu, options.model)
-        return Tower(visual, OPENAI_MEAN, OPENAI_STD, _source(options, visual, quick_gelu, None))
+        return Tower(visual, _source(options, visual, quick_gelu, None, {}))
 
     path, tag_config = _find_weights(options.model, options.pretrained)
     weights, openai = _read_weights(path)
@@ -197,10 +199,11 @@ def load_tower(options: EncoderOptions) -> Tower:
                           f'{"; ".join(wrong[:3])}{more}')
     visual.load_state_dict(weights, assign=True)
     visual.requires_grad_(False)
-    source = _source(options, visual, quick_gelu, fingerprint(weights))
-    return Tower(visual, tag_config.get('mean', OPENAI_MEAN), tag_config.get('std', OPENAI_STD), source)
+    return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), tag_config))
 
 
-def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None) -> dict[str, Any]:
+def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None,
+            tag_config: Mapping[str, Any]) -> dict[str, Any]:
     return {'model': options.model, 'pretrained': options.pretrained, 'sha256': sha256, 'quick_gelu': quick_gelu,
-            'heads': visual.transformer.resblocks[0].attn.num_heads}
+            'heads': visual.transformer.resblocks[0].attn.num_heads, 'mean': list(tag_config.get('mean', OPENAI_MEAN)),
+            'std': list(tag_config.get('std', OPENAI_STD))}

@@ -63,7 +63,7 @@ def position_index(query: int, key: int) -> torch.Tensor:
     return offset[0] * (query + key - 1) + offset[1]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=2)  # one size when training, one when validating: masks of large images are large
 def shift_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
     """What a cyclic shift must not connect: (windows, 1, window², window²), 0 inside a region and -100 across."""
     def regions(size: int) -> torch.Tensor:
@@ -307,7 +307,7 @@ class HAT(nn.Module):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
 
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_paths = (drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         shift = window_size // 2 if img_size > window_size else 0
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads):

@@ -71,12 +71,13 @@ class EncoderOptions:
         _require(self.pretrained is None or isinstance(self.pretrained, str), 'pretrained', self.pretrained,
                  'an open_clip tag, a weights file, or ~ for random weights')
         _require(type(self.lora_rank) is int and self.lora_rank >= 0, 'lora_rank', self.lora_rank, 'an integer >= 0')
-        _require(self.lora_alpha is None or (isinstance(self.lora_alpha, (int, float)) and self.lora_alpha > 0),
+        _require(self.lora_alpha is None or (type(self.lora_alpha) in (int, float) and self.lora_alpha > 0),
                  'lora_alpha', self.lora_alpha, 'a number > 0, or ~ for the rank')
-        _require(isinstance(self.lora_dropout, (int, float)) and 0 <= self.lora_dropout < 1, 'lora_dropout',
+        _require(type(self.lora_dropout) in (int, float) and 0 <= self.lora_dropout < 1, 'lora_dropout',
                  self.lora_dropout, 'a number in [0, 1)')
-        _require(isinstance(self.lora_targets, (list, tuple)) and set(self.lora_targets) <= set(LORA_TARGETS)
-                 and len(self.lora_targets) > 0, 'lora_targets', self.lora_targets, 'a list of qkv and ffn')
+        _require(isinstance(self.lora_targets, (list, tuple)) and len(self.lora_targets) > 0
+                 and all(target in LORA_TARGETS for target in self.lora_targets),
+                 'lora_targets', self.lora_targets, 'a list of qkv and ffn')
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 from segsr_arch.backbones import EDSRBackbone, HATBackbone, RCANBackbone
 from segsr_arch.guidance import GUIDANCE, MapGuidance
-from segsr_arch.options import SemanticOptions, check_keys, parse
+from segsr_arch.options import OptionError, SemanticOptions, check_keys, parse
 from segsr_arch.padding import pad_to_multiple
 
 
@@ -31,9 +31,9 @@ class SeGSR(nn.Module):
     """Semantic-guided super-resolution (Fig. 2, Eq. 10).
 
     Args:
-        num_units: k, SR units the backbone is cut into.
         semantic: the ``semantic:`` block of the option file, see `segsr_arch.options`.
-        **backbone: the backbone's own options, spelled as in its own option files.
+        **backbone: the backbone's own options, spelled as in its own option files, and ``num_units``: k, the SR units
+            it is cut into.
 
     Raises:
         OptionError: an unknown option, named, or one that cannot be used.
@@ -41,16 +41,18 @@ class SeGSR(nn.Module):
 
     backbone_class: type
 
-    def __init__(self, *, num_units: int, semantic: Mapping[str, Any] | None = None, **backbone):
+    def __init__(self, *, semantic: Mapping[str, Any] | None = None, **backbone):
         super().__init__()
         known = backbone_options(self.backbone_class)
-        given = {'num_units': num_units, **backbone}
-        check_keys('network_g', given, [*known, 'semantic'], [name for name, required in known.items() if required])
+        check_keys('network_g', backbone, [*known, 'semantic'], [name for name, required in known.items() if required])
         options = parse(SemanticOptions, semantic, 'network_g:semantic')
-        self.backbone = self.backbone_class(**given)
+        for name in ('num_in_ch', 'in_chans'):
+            if options.guidance != 'none' and backbone.get(name, 3) != 3:
+                raise OptionError(f'network_g:{name}: is {backbone[name]}, must be 3: CLIP sees RGB images')
+        self.backbone = self.backbone_class(**backbone)
         self.upscale = self.backbone.upscale
         self.guidance = GUIDANCE[options.guidance](
-            options=options, num_units=num_units, num_feat=self.backbone.num_feat, upscale=self.upscale)
+            options=options, num_units=self.backbone.num_units, num_feat=self.backbone.num_feat, upscale=self.upscale)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Super-resolve.

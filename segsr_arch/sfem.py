@@ -42,8 +42,8 @@ class SFEM(nn.Module):
         self.frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
         self.source = tower.source
         self.stores_tower = tower.source['sha256'] is None
-        self.register_buffer('mean', torch.tensor(tower.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(tower.std).view(1, 3, 1, 1), persistent=False)
+        for name in ('mean', 'std'):
+            self.register_buffer(name, torch.tensor(tower.source[name]).view(1, 3, 1, 1), persistent=False)
 
     def position_embedding(self, h: int, w: int) -> torch.Tensor:
         """CLIP's position embedding for an h x w grid, (1 + h w, c): 2-D bicubic, the class token's untouched."""
@@ -114,13 +114,19 @@ class SFEM(nn.Module):
         if problem:
             error_msgs.append(problem)
         elif contained and trained and not self._same_tower(trained):
-            set_quick_gelu(self.visual, trained['quick_gelu'])
-            self.source, self.stores_tower = trained, True
+            self._adopt(trained)
         if not contained:
             own = dict(self.named_parameters())
             state_dict.update({prefix + name: own[name] for name in self.frozen})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
+
+    def _adopt(self, trained: dict[str, Any]) -> None:
+        """Become the tower whose weights are being loaded."""
+        set_quick_gelu(self.visual, trained['quick_gelu'])
+        for name in ('mean', 'std'):
+            getattr(self, name).copy_(torch.tensor(trained[name]).view(1, 3, 1, 1))
+        self.source, self.stores_tower = trained, True
 
     def foreign_tower(self, state_dict: Mapping[str, torch.Tensor], prefix: str) -> str | None:
         """Why weights do not fit this tower, or None: they were trained with another one and do not contain it."""
@@ -140,11 +146,11 @@ class SFEM(nn.Module):
 
     def _same_tower(self, trained: dict[str, Any]) -> bool:
         return trained['sha256'] is not None and all(
-            trained[key] == self.source[key] for key in ('sha256', 'quick_gelu', 'heads'))
+            trained[key] == self.source[key] for key in ('sha256', 'quick_gelu', 'heads', 'mean', 'std'))
 
 
 def _describe(source: dict[str, Any]) -> str:
     weights = f"pretrained '{source['pretrained']}' (sha256 {source['sha256'][:12]})" if source['sha256'] else (
         'random weights')
     activation = 'QuickGELU' if source['quick_gelu'] else 'GELU'
-    return f"{source['model']}, {weights}, {activation}, {source['heads']} heads"
+    return f"{source['model']}, {weights}, {activation}, {source['heads']} heads, mean {source['mean']}"

@@ -93,7 +93,6 @@ class SLM(nn.Module):
     def __init__(self, *, dim: int, num_units: int, options: LocalizationOptions):
         super().__init__()
         self.num_units = num_units
-        # N(0, 1), so that from the start the attention tells the units apart
         self.unit_descriptors = nn.Parameter(torch.randn(num_units, dim)) if options.unit_descriptors else None
         make_global = GLOBAL_TOKENS.get((options.global_descriptor, options.scene_context))
         self.global_token = make_global(dim) if make_global else None
@@ -101,6 +100,10 @@ class SLM(nn.Module):
         self.attention = DescriptorAttention(dim) if tokens > 1 else nn.Identity()
         both = options.unit_descriptors and make_global
         self.fusion = GatedFusion(dim) if both else nn.Linear(dim, dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):  # PyTorch's default biases would drown what tells units and scenes apart
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def embeddings(self, scene: torch.Tensor) -> torch.Tensor:
         """Semantic localization embeddings e_i (Eqs. 5 to 7): I_g (b, d) -> (b, k, d)."""

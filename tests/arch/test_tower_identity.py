@@ -4,6 +4,7 @@ import copy
 import io
 import json
 
+import open_clip
 import pytest
 import torch
 
@@ -127,3 +128,22 @@ def test_self_contained_weights_keep_openais_activation(build, tiny_clip):
     other = build('SeGSR_EDSR', encoder_options={'pretrained': None})
     other.load_state_dict(saved(net.state_dict()))
     torch.testing.assert_close(output(other), output(net), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('contained', [False, True])
+def test_same_weights_normalised_otherwise_are_another_tower(build, tiny_clip, monkeypatch, contained):
+    """A8: a tag may bring a mean and std of its own (ViT-L-14's laion2b does), which a file or ``~`` does not."""
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, 'tiny-model', {'half': {
+        'url': 'site/half.pt', 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, 'tiny-model', tiny_clip.config)
+    monkeypatch.setattr('open_clip.pretrained.download_pretrained', lambda *args, **kwargs: tiny_clip.weights)
+    net = build('SeGSR_EDSR', encoder_options={'model': 'tiny-model', 'pretrained': 'half'})
+    net.guidance.sfem.stores_tower = contained
+    other = build('SeGSR_EDSR', encoder_options={'model': 'tiny-model',
+                                                 'pretrained': None if contained else tiny_clip.weights})
+    try:
+        other.load_state_dict(saved(net.state_dict()))
+    except RuntimeError as error:
+        assert 'semantic:encoder' in str(error)
+    else:
+        torch.testing.assert_close(output(other), output(net), rtol=0, atol=1e-6)
