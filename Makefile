@@ -14,7 +14,7 @@ $(VENV)/.installed: setup.py segsr_autoload.pth
 	$(RUN) python -m pip install --quiet --upgrade pip setuptools wheel cython numpy
 	$(RUN) python -m pip install --quiet $(TORCH)
 	$(RUN) python -m pip install --quiet --no-build-isolation basicsr
-	$(RUN) python -m pip install --quiet -e '.[test,geo]'
+	$(RUN) python -m pip install --quiet -e '.[test]'
 	touch $@
 
 demo: $(VENV)/.installed

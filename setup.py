@@ -2,7 +2,7 @@
 
 import os
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 PTH = 'segsr_autoload.pth'
@@ -39,7 +39,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.9',
-    packages=['segsr_arch', 'segsr_arch.backbones', 'segsr_model', 'segsr_model.prepare'],
+    packages=find_packages(include=['segsr_arch*', 'segsr_model*']),
+    package_data={'segsr_model.report': ['paper.yml']},
     py_modules=['_segsr_autoload'],
     install_requires=[
         'basicsr>=1.4.2; python_version < "3.13"',  # its setup.py fails on 3.13: install it by hand there, see README
@@ -50,6 +51,7 @@ setup(
         'numpy',
         'open_clip_torch>=2.26',
         'opencv-python',
+        'pillow',
         'pyyaml',
         'safetensors',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which only setuptools still has
@@ -58,8 +60,10 @@ setup(
         'tqdm',
     ],
     extras_require={
-        'geo': ['rasterio>=1.3'],
-        'test': ['pytest>=7', 'ruff', 'spandrel'],
+        'geo': ['rasterio>=1.3'],  # GeoTIFF
+        'rar': ['rarfile>=4'],  # rar archives; needs the tool unrar, unar, 7z or bsdtar too
+        'metrics': ['pyiqa'],  # LPIPS, DISTS and others
+        'test': ['pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff', 'spandrel'],
     },
     entry_points={'console_scripts': ['segsr = segsr_model.cli:main']},
     cmdclass={'build_py': BuildWithPth},

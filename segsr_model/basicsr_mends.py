@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
+import copy
 import functools
 import re
+import shutil
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import basicsr.test
 import basicsr.train
 import torch
-from basicsr.utils import check_resume, options
+import yaml
+from basicsr.utils import check_resume, misc, options
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from segsr_model.checks import check_options
+from segsr_model.option_files import as_test, compose
+from segsr_model.protocol import protocol_of
+from segsr_model.scores import is_unfinished
 
 OUR_MODEL = 'SemanticGuidedSRModel'
 
@@ -39,27 +52,87 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-def _after_parsing(parse_options):
-    """Wraps BasicSR's ``parse_options``: the one call of train.py that comes before resuming."""
+def make_exp_dirs(opt: dict[str, Any]) -> None:
+    """BasicSR's ``make_exp_dirs``, which moves an older results folder away, unless that test is to be gone on with.
+
+    BasicSR's logger must not be used before this is done, hence no ``build_dataset``.
+    """
+    folder = opt['path']['results_root']
+    if any(Path(folder).glob('scores_*.unfinished.jsonl')):
+        datasets = [DATASET_REGISTRY.get(dataset['type'])(copy.deepcopy(dataset))
+                    for dataset in opt['datasets'].values()]
+        if any(is_unfinished(folder, protocol_of(opt, dataset)) for dataset in datasets):
+            return
+    misc.make_exp_dirs(opt)
+
+
+def plain_option_file(path: str, root_path: str, is_train: bool) -> str:
+    """The path of an option file as BasicSR reads it.
+
+    A file with ``include``, and a training's file that is given to test.py, are written as a plain file of the same
+    name to a temporary folder, which lasts as long as the process. Other files are left as they are.
+
+    Raises:
+        ValueError: a file cannot be read or composed.
+    """
+    options, files = compose(path)
+    testing_a_training = not is_train and options.get('model_type') == OUR_MODEL and 'train' in options['datasets']
+    if testing_a_training:
+        options = as_test(options, root_path)
+    elif len(files) == 1:
+        return path
+    folder = tempfile.mkdtemp(prefix='segsr_')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    plain = Path(folder) / Path(path).name
+    first = {key: options[key] for key in ('name', 'rows') if key in options}
+    text = ''.join(f'# {file}\n' for file in files)
+    plain.write_text(f'# Made of\n{text}\n{yaml.safe_dump({**first, **options}, sort_keys=False)}')
+    return str(plain)
+
+
+def _around_parsing(parse_options):
+    """Wraps BasicSR's ``parse_options``, with which train.py and test.py begin."""
 
     @functools.wraps(parse_options)
-    def wrapper(*args, **kwargs):
-        opt, arguments = parse_options(*args, **kwargs)
-        if opt['num_gpu'] != 0 and not torch.cuda.is_available():
-            raise SystemExit(f'{arguments.opt}: num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU '
-                             'set num_gpu: 0')
+    def wrapper(root_path, is_train=True):
+        given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        given.add_argument('-opt')
+        path = given.parse_known_args()[0].opt
+        argv = sys.argv
+        try:
+            if path:
+                plain = plain_option_file(path, root_path, is_train)
+                sys.argv = [argument.replace(path, plain) if argument in (path, f'-opt={path}') else argument
+                            for argument in argv]
+            opt, arguments = parse_options(root_path, is_train)
+            if opt['num_gpu'] != 0 and not torch.cuda.is_available():
+                raise ValueError(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set '
+                                 'num_gpu: 0')
+            if opt.get('model_type') == OUR_MODEL:
+                check_options(opt)
+        except ValueError as error:
+            raise SystemExit(f'{path}: {error}') from None
+        finally:
+            sys.argv = argv
         if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
-            for name in ('__main__', 'basicsr.train'):  # train.py runs as the one and is imported as the other
-                module = sys.modules.get(name)
-                if hasattr(module, 'load_resume_state'):
-                    module.load_resume_state = load_resume_state
+            _replace('basicsr.train', load_resume_state)
+        if opt.get('model_type') == OUR_MODEL and not is_train:
+            _replace('basicsr.test', make_exp_dirs)
         return opt, arguments
 
     return wrapper
 
 
+def _replace(module_name: str, function: Callable) -> None:
+    """Put a function in the place of its namesake in train.py or test.py, which runs as ``__main__``."""
+    for name in ('__main__', module_name):
+        module = sys.modules.get(name)
+        if hasattr(module, function.__name__):
+            setattr(module, function.__name__, function)
+
+
 def install() -> None:
     """Put the mends in place, once."""
     if not hasattr(options.parse_options, '__wrapped__'):
-        options.parse_options = _after_parsing(options.parse_options)
+        options.parse_options = _around_parsing(options.parse_options)
         basicsr.train.parse_options = basicsr.test.parse_options = options.parse_options

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+
+from segsr_model.option_files import compose
 
 
 def write_atomically(path: str | Path, write: Callable[[str], Any]) -> None:
@@ -37,13 +41,7 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
     Raises:
         ValueError: the file cannot be read or holds no weights.
     """
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"there is no weights file '{path}'") from None
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"cannot read weights from '{path}': {reason}") from error
+    content = _load(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"'{path}' holds a {type(content).__name__}, not a network's weights")
     keys = [k for k in (param_key, 'params', 'params_ema', 'state_dict') if k and isinstance(content.get(k), Mapping)]
@@ -54,18 +52,42 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
     return weights, keys[0] if keys else None
 
 
+def _load(path: str | Path, *, mmap: bool = False) -> Any:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise ValueError(f"there is no weights file '{path}'") from None
+    except Exception as error:  # whatever a damaged or foreign file makes torch raise
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"cannot read weights from '{path}': {reason}") from error
+
+
 def read_options(path: str | Path) -> dict[str, Any]:
-    """A BasicSR option file as plain dictionaries.
+    """A BasicSR option file, with the files it includes, as plain dictionaries.
 
     Raises:
         ValueError: no such file, or not an option file.
     """
-    try:
-        options = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise ValueError(f"cannot read the option file '{path}': {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"'{path}' is not a YAML option file: {error}") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"'{path}' is not an option file: it has no options")
-    return options
+    return compose(path)[0]
+
+
+def read_iterations(path: str | Path) -> int | None:
+    """Iterations a checkpoint was trained for, from the file or its name (``net_g_5000.pth``); None if neither says.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    content = _load(path, mmap=zipfile.is_zipfile(path))
+    if isinstance(content, Mapping) and isinstance(content.get('iterations'), int):
+        return content['iterations']
+    number = re.fullmatch(r'.*_(\d+)', Path(path).stem)
+    return int(number.group(1)) if number else None
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()

@@ -110,7 +110,13 @@ def network_from_options(option_file: str, checkpoint: str | None = None,
         raise ValueError(f"'{option_file}' has no network_g with a type")
     path = options.get('path') or {}
     checkpoint = checkpoint or path.get('pretrain_network_g')
-    net = build_network(options['network_g']).eval()
+    try:
+        net = build_network(options['network_g']).eval()
+    except KeyError:
+        raise ValueError(f"'{option_file}': network_g:type: BasicSR has no network "
+                         f"'{options['network_g']['type']}'") from None
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"'{option_file}': {error}") from error
     if checkpoint:
         weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
         try:

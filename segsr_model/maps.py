@@ -1,25 +1,47 @@
-"""Draw the guidance maps of an image (Fig. 7): LR, bicubic, SR, HR if given, and where each SR unit looks."""
+"""Draw where each SR unit looks (Fig. 7): LR, SR and the guidance maps M_1 .. M_k of one or several images.
+
+With --hr, also bicubic enlargement and HR, with PSNR and SSIM (Y channel, border crop = scale). The suffix of each
+--out says what is written: a picture (.png, .pdf), arrays (.npz: maps, lr, bicubic, sr, hr; .npy: the maps, k x h x w)
+or a GeoTIFF with one band per unit, on the LR image's pixels and with its georeference (.tif; needs rasterio).
+"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
-from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.metrics import calculate_ssim
 from basicsr.utils import img2tensor, tensor2img
 
 from segsr_arch.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
 from segsr_model.cli import CommandError
-from segsr_model.files import write_atomically
+from segsr_model.figures import (
+    FONT_SIZE,
+    GAP,
+    LINE,
+    PICTURES,
+    WIDTH,
+    Page,
+    check_output,
+    psnr_y,
+    read_image,
+    size_of,
+    write_output,
+)
+from segsr_model.files import read_options
 from segsr_model.loading import network_from_options
+from segsr_model.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
 
-EXAMPLES = """example:
-  segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr datasets/UCMerced/x4/test/LR/agricultural85.png \\
-      --hr datasets/UCMerced/x4/test/HR/agricultural85.png --out agricultural85_maps.png"""
+EXAMPLES = """examples:
+  segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr datasets/UCMerced/x4/test/LR/beach12.png --out beach12.png
+  segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr LR/beach12.png LR/runway51.png --out fig7.pdf    one row each
+  segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr LR/beach12.png --hr HR/beach12.png --out beach12.pdf beach12.npz
+  segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr scene.tif --out scene_maps.tif"""
+ARRAYS = ('.npz', '.npy')
+COLOURS = {False: 'RdBu_r', True: 'viridis'}  # on one scale around 0, or each map on its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,79 +50,133 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
     parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
     parser.add_argument('--param-key', help="params or params_ema, instead of the option file's path:param_key_g")
-    parser.add_argument('--lr', required=True, help='the LR image')
-    parser.add_argument('--hr', help='its HR image, for a comparison')
-    parser.add_argument('--out', required=True, help='the picture to write, .png or .pdf')
+    parser.add_argument('--lr', required=True, nargs='+', help='the LR image, or several')
+    parser.add_argument('--hr', nargs='+', help='their HR images, for a comparison')
+    parser.add_argument('--own-scale', action='store_true',
+                        help='colour each map from its own lowest to its own highest value, written below it')
+    parser.add_argument('--out', required=True, nargs='+', help='files to write: .png, .pdf, .npz, .npy, .tif')
 
 
-def read_image(path: str) -> np.ndarray:
-    """8-bit BGR (h, w, 3)."""
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise CommandError(f"cannot read the image '{path}'" + ('' if Path(path).is_file() else ': there is none'))
-    return image
+@dataclass
+class Scene:
+    """An image and what a network makes of it.
+
+    Attributes:
+        pictures: 8-bit BGR images by title: LR, Bicubic, SR, and HR if there is one.
+        maps: (k, h, w) in [-1, 1].
+        scale: s.
+    """
+
+    pictures: dict[str, np.ndarray]
+    maps: np.ndarray
+    scale: int
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the picture."""
-    try:
-        net = network_from_options(args.opt, args.checkpoint, args.param_key)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-    if not isinstance(net, SeGSR):
-        raise CommandError(f"'{args.opt}' describes a {type(net).__name__}, which has no guidance maps")
-    lr = read_image(args.lr)
-    hr = read_image(args.hr) if args.hr else None
-    expected = (lr.shape[0] * net.upscale, lr.shape[1] * net.upscale)
-    if hr is not None and hr.shape[:2] != expected:
-        raise CommandError(f"'{args.hr}' is {hr.shape[1]} x {hr.shape[0]}; for '{args.lr}' at x{net.upscale} it must be "
-                           f'{expected[1]} x {expected[0]}')
-    x = img2tensor(lr / 255.0)[None]
-    with torch.no_grad():
-        try:
-            maps = net.guidance_maps(x)[0].numpy()
-        except TypeError as error:
-            raise CommandError(str(error)) from None
-        pictures = {'LR': lr, 'Bicubic': tensor2img(imresize(x, net.upscale)), 'SR': tensor2img(net(x))}
-    if hr is not None:
-        pictures['HR'] = hr
-    write_atomically(args.out, lambda path: draw(pictures, maps, net.upscale, path))
+    """Write the files."""
+    hr_paths = args.hr or [None] * len(args.lr)
+    if len(hr_paths) != len(args.lr):
+        raise CommandError(f'--lr names {len(args.lr)} images and --hr {len(hr_paths)}')
+    for path in args.out:
+        check_output(path, (*PICTURES, *ARRAYS, *LAYERS), [*args.lr, *(args.hr or ())])
+        if len(args.lr) > 1 and not path.lower().endswith(PICTURES):
+            raise CommandError(f"--out '{path}' takes the maps of one image; --lr names {len(args.lr)}")
+        if path.lower().endswith(LAYERS):
+            require_rasterio()
+    images = [(read_image(lr), read_image(hr) if hr else None) for lr, hr in zip(args.lr, hr_paths)]
+    net = load(args)
+    for path, other, (lr, hr) in zip(args.lr, hr_paths, images):
+        expected = [side * net.upscale for side in lr.shape[:2]]
+        if hr is not None and list(hr.shape[:2]) != expected:
+            raise CommandError(f"'{other}' is {size_of(hr)}; for '{path}' at x{net.upscale} it must be "
+                               f'{expected[1]} x {expected[0]}')
+    scenes = [look(net, lr, hr) for lr, hr in images]
+    for path in args.out:
+        if path.lower().endswith(PICTURES):
+            write_output(path, draw(scenes, own_scale=args.own_scale).save)
+        elif path.lower().endswith(LAYERS):
+            write_layers(path, scenes[0].maps, args.lr[0])
+        else:
+            write_arrays(path, scenes[0].maps, scenes[0].pictures)
     return 0
 
 
-def draw(pictures: dict[str, np.ndarray], maps: np.ndarray, scale: int, path: str) -> None:
-    """Write the picture.
+def load(args: argparse.Namespace) -> SeGSR:
+    """The trained network. CommandError: it cannot be built or loaded, has no weights, or no maps."""
+    try:
+        net = network_from_options(args.opt, args.checkpoint, args.param_key)
+        checkpoint = args.checkpoint or (read_options(args.opt).get('path') or {}).get('pretrain_network_g')
+    except (ValueError, KeyError) as error:
+        raise CommandError(str(error).strip('"')) from None
+    if not isinstance(net, SeGSR):
+        raise CommandError(f"'{args.opt}' describes a {type(net).__name__}, which has no guidance maps")
+    if not checkpoint:
+        raise CommandError(f"'{args.opt}' names no weights in path:pretrain_network_g, and the maps of an untrained "
+                           'network mean nothing: give --checkpoint')
+    return net
 
-    Args:
-        pictures: 8-bit BGR images by title; those of the size of ``HR`` get their PSNR and SSIM (Y, crop = scale).
-        maps: (k, h, w) in [-1, 1], drawn on one colour scale.
-        scale: s.
-        path: file to write; its suffix sets the format.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401  (no display is needed)
-    from matplotlib.figure import Figure
 
-    columns = max(len(pictures), min(len(maps), 6))
-    rows = 1 + -(-len(maps) // columns)
-    height, width = maps.shape[1:]
-    cell = 2.2
-    figure = Figure(figsize=(columns * cell + 0.7, rows * (cell * height / width + 0.45)), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis('off')
-    hr = pictures.get('HR')
-    for axis, (title, picture) in zip(axes[0], pictures.items()):
-        if hr is not None and title != 'HR' and picture.shape == hr.shape:
-            psnr = calculate_psnr(picture, hr, crop_border=scale, test_y_channel=True)
-            ssim = calculate_ssim(picture, hr, crop_border=scale, test_y_channel=True)
-            title += f'\n{psnr:.2f} dB / {ssim:.4f}'
-        axis.set_title(title, fontsize=9)
-        axis.imshow(picture[..., ::-1], interpolation='nearest')
-    limit = max(float(np.abs(maps).max()), 1e-6)
-    for i, (axis, values) in enumerate(zip(axes[1:].flat, maps)):
-        axis.set_title(f'$M_{{{i + 1}}}$', fontsize=9)
-        drawn = axis.imshow(values, cmap='RdBu_r', vmin=-limit, vmax=limit, interpolation='nearest')
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.8, label='cosine similarity')
-    with matplotlib.rc_context({'pdf.fonttype': 42}):
-        figure.savefig(path, dpi=200)
+@torch.no_grad()
+def look(net: SeGSR, lr: np.ndarray, hr: np.ndarray | None) -> Scene:
+    """Run the network on 8-bit BGR images (h, w, 3) and (s h, s w, 3)."""
+    x = img2tensor(lr / 255.0)[None]
+    try:
+        maps = net.guidance_maps(x)[0].numpy()
+    except TypeError as error:
+        raise CommandError(str(error)) from None
+    pictures = {'LR': lr, 'Bicubic': tensor2img(imresize(x, net.upscale)), 'SR': tensor2img(net(x))}
+    if hr is not None:
+        pictures['HR'] = hr
+    return Scene(pictures, maps, net.upscale)
+
+
+def draw(scenes: list[Scene], *, own_scale: bool = False) -> Page:
+    """Lay the scenes out below each other, all maps on one colour scale around 0 unless ``own_scale``."""
+    limit = max(float(np.abs(scene.maps).max()) for scene in scenes) or 1.0
+    lines = [line for scene in scenes for line in arrange(scene, limit, own_scale)]
+    page = Page(WIDTH, sum(height for *_, height in lines) + 0.5)
+    y = 0.0
+    for cells, width, height in lines:
+        for column, (values, label, shown) in enumerate(cells):
+            x = column * (width + GAP)
+            page.picture(values, x, y, width, **shown)
+            page.text(label, x + width / 2, y + width * values.shape[0] / values.shape[1] + 0.02, width)
+        y += height
+    bar = page.axes(WIDTH * 0.3, y + 0.08, WIDTH * 0.4, 0.08)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=COLOURS[own_scale], aspect='auto', extent=(-limit, limit, 0, 1))
+    if own_scale:
+        bar.set_xticks([-limit, limit], ['lowest of the map', 'highest of the map'])
+    bar.set_yticks([])
+    bar.tick_params(labelsize=6, width=0.5, length=2, pad=1.5)
+    bar.set_xlabel('guidance map: cosine similarity', fontsize=FONT_SIZE, labelpad=1)
+    bar.spines[:].set_linewidth(0.5)
+    return page
+
+
+def arrange(scene: Scene, limit: float, own_scale: bool) -> list[tuple[list, float, float]]:
+    """Lines of a scene: cells (image, label, imshow's options), the width of a cell and the height of the line."""
+    pictures, maps = [], []
+    hr = scene.pictures.get('HR')
+    for title, picture in scene.pictures.items():
+        label = title
+        if hr is not None and title in ('Bicubic', 'SR'):
+            ssim = calculate_ssim(picture, hr, crop_border=scene.scale, test_y_channel=True)
+            label += f'\n{psnr_y(picture, hr, scene.scale):.2f} dB / {ssim:.4f}'
+        if hr is not None or title != 'Bicubic':
+            pictures.append((picture, label, {'interpolation': 'nearest'} if title == 'LR' else {}))
+    for i, values in enumerate(scene.maps):
+        label = f'$M_{{{i + 1}}}$'
+        if own_scale:
+            label += f'\n{values.min():.3f} to {values.max():.3f}'.replace('-', '\N{MINUS SIGN}')
+        low, high = (values.min(), values.max()) if own_scale else (-limit, limit)
+        maps.append((values, label, {'cmap': COLOURS[own_scale], 'vmin': low, 'vmax': high}))
+    lines = []
+    for cells, most in ([(pictures, 4), (maps, 6)] if hr is not None else [(pictures + maps, 8)]):
+        columns = -(-len(cells) // -(-len(cells) // most))  # as many in each line, up to the last
+        width = (WIDTH - (columns - 1) * GAP) / columns
+        for start in range(0, len(cells), columns):
+            line = cells[start:start + columns]
+            tallest = max(values.shape[0] / values.shape[1] for values, *_ in line) * width
+            text = LINE * max(label.count('\n') + 1 for _, label, _ in line)
+            lines.append((line, width, tallest + text + 0.06))
+    return lines

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from segsr_model.files import write_atomically
-
-
-def class_of(image_name: str) -> str:
-    """Scene class of an image: its name without its digits, as in agricultural85, airport_1. May be empty."""
-    return re.sub(r'\d+', '', image_name).strip('_- .')
+from segsr_model.prepare.catalogue import class_of
 
 
 class Scores:
-    """Collects metric values image by image.
+    """Collects metric values image by image."""
 
-    Args:
-        protocol: what the numbers depend on (dataset, metric options, checkpoint, ...), stored with them.
-    """
-
-    def __init__(self, protocol: dict[str, Any]):
-        self.protocol = protocol
+    def __init__(self):
         self.images: dict[str, dict[str, float]] = {}
 
     def add(self, image_name: str, values: dict[str, float]) -> None:
@@ -34,30 +25,83 @@ class Scores:
 
     def average(self) -> dict[str, float]:
         """Mean over the images, by metric; empty without images."""
-        return _mean(list(self.images.values()))
+        return mean_values(self.images.values())
 
     def classes(self) -> dict[str, dict[str, float]]:
         """Mean over the images of each class, by class and metric, in alphabetical order."""
         groups = defaultdict(list)
         for name, values in self.images.items():
             groups[class_of(name)].append(values)
-        return {name: _mean(groups[name]) for name in sorted(groups)}
+        return {name: mean_values(groups[name]) for name in sorted(groups)}
 
     def table(self) -> str:
         """One line per class and one for the average, in columns."""
         rows = {**self.classes(), 'average': self.average()}
         width = max(len(name) for name in rows)
-        lines = [' ' * width + ''.join(f'{metric:>10}' for metric in self.average())]
-        lines += [f'{name:<{width}}' + ''.join(f'{value:>10.4f}' for value in row.values())
+        widths = {metric: max(10, len(metric) + 2) for metric in self.average()}
+        lines = [' ' * width + ''.join(f'{metric:>{w}}' for metric, w in widths.items())]
+        lines += [f'{name:<{width}}' + ''.join(f'{row[metric]:>{w}.4f}' for metric, w in widths.items())
                   for name, row in rows.items()]
         return '\n'.join(lines)
 
-    def save(self, path: str | Path) -> None:
-        """Write everything as JSON."""
+
+class SavedScores(Scores):
+    """The scores of a test, in its results folder: ``scores_<dataset>.json`` when the test is finished.
+
+    Until then each image is a line of ``scores_<dataset>.unfinished.jsonl``, after a line with the protocol. Whatever
+    the folder holds under the same protocol is taken over.
+
+    Args:
+        folder: the results folder.
+        protocol: what the numbers depend on, see `segsr_model.protocol`; stored with them.
+    """
+
+    def __init__(self, folder: str | Path, protocol: dict[str, Any]):
+        super().__init__()
+        self.protocol = protocol
+        self.path = Path(folder) / f'scores_{protocol["dataset"]}.json'
+        self.journal = Path(folder) / f'scores_{protocol["dataset"]}.unfinished.jsonl'
+        if is_unfinished(folder, protocol):
+            for line in whole_lines(self.journal)[1:]:
+                self.images.update(json.loads(line))
+            self._rewrite_journal()
+        elif self.path.is_file() and (content := json.loads(self.path.read_text()))['protocol'] == protocol:
+            self.images.update(content['images'])
+        else:
+            self._rewrite_journal()
+
+    def add(self, image_name: str, values: dict[str, float]) -> None:
+        super().add(image_name, values)
+        with self.journal.open('a') as file:
+            file.write(json.dumps({image_name: self.images[image_name]}) + '\n')
+
+    def finish(self) -> None:
+        """Write everything as JSON, images in order of their names."""
+        self.images = dict(sorted(self.images.items()))
         content = {'protocol': self.protocol, 'average': self.average(), 'classes': self.classes(),
                    'images': self.images}
-        write_atomically(path, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=1) + '\n'))
+        write_atomically(self.path, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=1) + '\n'))
+        self.journal.unlink(missing_ok=True)
+
+    def _rewrite_journal(self) -> None:
+        lines = [json.dumps(self.protocol)] + [json.dumps({name: values}) for name, values in self.images.items()]
+        text = ''.join(f'{line}\n' for line in lines)
+        write_atomically(self.journal, lambda temporary: Path(temporary).write_text(text))
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+def is_unfinished(folder: str | Path, protocol: dict[str, Any]) -> bool:
+    """Whether the folder holds the beginning of a test under this protocol."""
+    lines = whole_lines(Path(folder) / f'scores_{protocol["dataset"]}.unfinished.jsonl')
+    return bool(lines) and json.loads(lines[0]) == protocol
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that may have been cut off while it was written; none without a file."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [line for line in lines if line.endswith('}\n')]
+
+
+def mean_values(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over rows of values by metric; empty without rows."""
+    rows = list(rows)
     return {metric: fmean(row[metric] for row in rows) for metric in rows[0]} if rows else {}

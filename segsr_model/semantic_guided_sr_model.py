@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import os
 from os import path as osp
 from typing import Any
 
 import torch
-from basicsr.metrics import calculate_metric
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
-from tqdm import tqdm
 
+from segsr_model.evaluation import evaluate
 from segsr_model.files import read_weights, write_atomically
+from segsr_model.inference import super_resolve
 from segsr_model.loading import load_weights
-from segsr_model.scores import Scores
+from segsr_model.protocol import protocol_of
+from segsr_model.scores import SavedScores, Scores
 
 
 @MODEL_REGISTRY.register()
@@ -63,6 +62,7 @@ class SemanticGuidedSRModel(SRModel):
         ema_decay = train_opt.pop('ema_decay', 0)
         super().init_training_settings()
         self.ema_decay = train_opt['ema_decay'] = ema_decay
+        self.iterations = 0
         if ema_decay > 0:
             self.init_ema()
 
@@ -90,10 +90,18 @@ class SemanticGuidedSRModel(SRModel):
         self.optimizer_g = self.get_optimizer(optim_type, trained, **train_opt['optim_g'])
         self.optimizers.append(self.optimizer_g)
 
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
+        self.iterations = current_iter
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        super().resume_training(resume_state)
+        self.iterations = resume_state['iter']
+
     @master_only
     def save_network(self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int,
                      param_key: str | list[str] = 'params') -> None:
-        """As in BasicSR, with weights that networks share stored once, and the file either old or complete."""
+        """As in BasicSR, with the iterations, weights that networks share stored once, and the file old or complete."""
         nets, keys = (x if isinstance(x, list) else [x] for x in (net, param_key))
         copies = {}
 
@@ -102,41 +110,33 @@ class SemanticGuidedSRModel(SRModel):
 
         content = {key: {name: on_cpu(tensor) for name, tensor in self.get_bare_model(net_).state_dict().items()}
                    for net_, key in zip(nets, keys)}
+        content['iterations'] = self.iterations if current_iter == -1 else current_iter
         name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
         write_atomically(osp.join(self.opt['path']['models'], name), lambda path: torch.save(content, path))
 
     @torch.no_grad()
     def test(self) -> None:
-        """Super-resolve ``self.lq`` with the EMA network if there is one."""
+        """Super-resolve ``self.lq`` with the EMA network if there is one; ``val: self_ensemble`` says how."""
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         training = net.training
-        self.output = net.eval()(self.lq)
+        self.output = super_resolve(net.eval(), self.lq, self_ensemble=self.opt['val'].get('self_ensemble', False))
         net.train(training)
 
     def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:
         """As in SRModel, with values per scene class; a dataset without ground truth gets no-reference metrics only.
 
-        When testing, all values are also saved as ``scores_<dataset>.json`` in the results folder.
+        When testing, all values are also saved as ``scores_<dataset>.json`` in the results folder; a test that was
+        interrupted goes on with the images it has not yet done.
         """
         dataset_name = dataloader.dataset.opt['name']
         val_opt = self.opt['val']
         metrics = val_opt.get('metrics') or {}
-        scores = Scores(self.protocol(dataset_name, metrics))
+        scores = Scores() if self.is_train else SavedScores(
+            self.opt['path']['results_root'], protocol_of(self.opt, dataloader.dataset))
         if metrics:
             self._initialize_best_metric_results(dataset_name)
-        for data in tqdm(dataloader, desc=dataset_name, unit='image', disable=not val_opt.get('pbar', False)):
-            name = osp.splitext(osp.basename(data['lq_path'][0]))[0]
-            self.feed_data(data)
-            self.test()
-            images = {'img': tensor2img([self.output])}
-            if 'gt' in data:
-                images['img2'] = tensor2img([self.gt])
-            if save_img:
-                imwrite(images['img'], self.image_path(name, dataset_name, current_iter))
-            values = {metric: calculate_metric(images, opt) for metric, opt in metrics.items()
-                      if 'img2' in images or not needs_ground_truth(opt)}
-            if values:
-                scores.add(name, values)
+        evaluate(self, dataloader, scores, metrics=metrics, pbar=val_opt.get('pbar', False),
+                 image_path=(lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None)
 
         self.metric_results = scores.average()
         if self.metric_results:
@@ -145,25 +145,12 @@ class SemanticGuidedSRModel(SRModel):
             self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
             if len(scores.classes()) > 1:
                 get_root_logger().info(f'{dataset_name} per class\n{scores.table()}')
-            if not self.is_train:
-                scores.save(osp.join(self.opt['path']['results_root'], f'scores_{dataset_name}.json'))
-
-    def protocol(self, dataset_name: str, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """What the numbers of a validation depend on."""
-        path = self.opt['path']
-        return {'name': self.opt['name'], 'network': self.opt['network_g']['type'], 'dataset': dataset_name,
-                'scale': self.opt.get('scale'), 'checkpoint': path.get('pretrain_network_g'),
-                'param_key': path.get('param_key_g', 'params'), 'metrics': {k: dict(v) for k, v in metrics.items()}}
+        if not self.is_train:
+            scores.finish()
 
     def image_path(self, name: str, dataset_name: str, current_iter: int | str) -> str:
         """Where BasicSR saves an SR image."""
         folder = self.opt['path']['visualization']
         if self.is_train:
-            return os.path.join(folder, name, f'{name}_{current_iter}.png')
-        return os.path.join(folder, dataset_name, f'{name}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')
-
-
-def needs_ground_truth(metric_opt: dict[str, Any]) -> bool:
-    """Whether a metric compares with a second image."""
-    parameter = inspect.signature(METRIC_REGISTRY.get(metric_opt['type'])).parameters.get('img2')
-    return parameter is not None and parameter.default is inspect.Parameter.empty
+            return osp.join(folder, name, f'{name}_{current_iter}.png')
+        return osp.join(folder, dataset_name, f'{name}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')

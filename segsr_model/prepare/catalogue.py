@@ -43,9 +43,9 @@ class Catalogue:
         }
 
 
-def label_of(name: str) -> str:
-    """The class of an image name: the name without its number (``railwaystation_127`` -> ``railwaystation``)."""
-    return re.sub(r'_*\d+$', '', name)
+def class_of(name: str) -> str:
+    """Scene class of an image: its name without its digits, as in agricultural85, airport_1. May be empty."""
+    return re.sub(r'\d+', '', name).strip('_- .')
 
 
 _UCMERCED_CLASSES = (

@@ -20,10 +20,10 @@ from segsr_model.prepare.splits import count_parts, format_split
 from segsr_model.prepare.verify import find_faults
 
 EPILOG = """examples:
-  segsr prepare ucmerced --source UCMerced_LandUse.zip --out datasets/ucmerced --scale 2 4 --lmdb
-  segsr prepare aid --source AID.zip --out datasets/aid --scale 4 --val-fraction 0.1
+  segsr prepare ucmerced --source UCMerced_LandUse.zip --out datasets/UCMerced --scale 2 4 --lmdb
+  segsr prepare aid --source AID.zip --out datasets/AID --scale 4 --val-fraction 0.1
   segsr prepare folder --source scenes --out datasets/mine --scale 4 --tile 512
-  segsr prepare verify datasets/ucmerced
+  segsr prepare verify datasets/UCMerced
   segsr prepare bench
 
 The result is <out>/x<scale>/{train,val,test}/{HR,LR}/<class><number>.png, with LMDB beside the folders if asked for.
@@ -86,7 +86,8 @@ def _prepare(args: argparse.Namespace) -> int:
     for scale in lmdb_scales:
         _, records = read_manifest(folders[scale] / MANIFEST)
         for part in parts:
-            add_lmdb(folders[scale] / part, [record for record in records if record['part'] == part], scale=scale)
+            members = [record for record in records if record['part'] == part]
+            add_lmdb(folders[scale] / part, members, scale=scale, workers=args.workers)
     sys.stdout.write(f'{", ".join(f"{part} {total:,}" for part, total in parts.items())} images\n')
     for scale, folder in folders.items():
         _, records = read_manifest(folder / MANIFEST)
@@ -127,7 +128,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _add_dataset_arguments(parser: argparse.ArgumentParser, *, published: bool) -> None:
     parser.add_argument('--source', type=Path, required=True, help='zip, tar or rar archive, or folder')
-    parser.add_argument('--out', type=Path, required=True, help='folder for the result, such as datasets/ucmerced')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the result, such as datasets/UCMerced')
     parser.add_argument('--scale', type=_whole(2), nargs='+', default=[4], help='scales (default: 4)')
     parser.add_argument('--lmdb', action='store_true', help="also make LMDB in BasicSR's format, beside the folders")
     split = parser.add_argument_group('split')

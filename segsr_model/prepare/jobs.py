@@ -7,7 +7,7 @@ import functools
 
 from segsr_model.cli import CommandError
 from segsr_model.prepare.build import Job
-from segsr_model.prepare.catalogue import CATALOGUES, label_of
+from segsr_model.prepare.catalogue import CATALOGUES, class_of
 from segsr_model.prepare.find import find_any, find_published
 from segsr_model.prepare.geotiff import open_any
 from segsr_model.prepare.images import open_plain
@@ -37,7 +37,8 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
         items = plan_published(named, side=catalogue.side)
     else:
         if args.value_range and args.value_range[0] >= args.value_range[1]:
-            raise CommandError(f'--value-range {args.value_range[0]:g} {args.value_range[1]:g}: the first must be lower')
+            low, high = args.value_range
+            raise CommandError(f'--value-range {low:g} {high:g}: the first must be lower')
         named, others = find_any(source)
         reading = {'bands': args.bands, 'value_range': args.value_range, 'tile': args.tile}
         open_scene = functools.partial(open_any, bands=args.bands, value_range=args.value_range)
@@ -46,7 +47,7 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
             notes += [f'{path}: no whole tile of {args.tile} pixels with data, left out' for path in barren]
         else:
             items = plan_whole(named, source, open_scene)
-    labels = {label_of(item.name) for item in items}
+    labels = {class_of(item.name) for item in items}
     notes.append(f'{len(items):,} images of {len(labels)} classes found'
                  f'{f"; other files, ignored: {_shorten(others)}" * bool(others)}')
 
@@ -74,7 +75,7 @@ def _draw(items: list[Item], args: argparse.Namespace) -> dict[str, str]:
     by_image = not catalogue and args.tile and args.split_by == 'image'
     units: dict[str, list[str]] = {}
     for item in items:
-        members = units.setdefault(label_of(item.name), [])
+        members = units.setdefault(class_of(item.name), [])
         unit = item.path if by_image else item.name
         if unit not in members[-1:]:  # the tiles of an image follow each other
             members.append(unit)

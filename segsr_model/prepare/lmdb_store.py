@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import lmdb
+from tqdm import tqdm
 
-_PAGE = 4096  # bytes
+_OVERHEAD = 40_000  # bytes for each image, at most: PNG and keys, and a last page of 16 kB that is not full
 _BATCH = 256  # images held in memory before they are committed
+_STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
+if hasattr(cv2, 'IMWRITE_PNG_FILTER'):  # OpenCV from 4.11; without it decoding is less fast
+    _STORED += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
 
 
-def add_lmdb(part_folder: Path, records: Iterable[dict], *, scale: int) -> int:
+def add_lmdb(part_folder: Path, records: Iterable[dict], *, scale: int, workers: int) -> None:
     """Write ``HR.lmdb`` and ``LR.lmdb`` beside the folders ``HR`` and ``LR``, unless they are there.
 
-    The values are the PNG files as they are; the keys are the image names; ``meta_info.txt`` lists name, size and PNG
-    compression level, as ``PairedImageDataset`` with ``io_backend: {type: lmdb}`` expects.
-
-    Returns:
-        The number of databases written.
+    Keys, values and ``meta_info.txt`` are as ``PairedImageDataset`` expects them with ``io_backend: {type: lmdb}``. The
+    values are PNG files without compression: a third larger, and decoded several times faster, which is what limits
+    the loader.
     """
-    written = 0
     images = sorted((record['name'], *record['hr_size']) for record in records)
     for kind, shrink in (('HR', 1), ('LR', scale)):
         target = part_folder / f'{kind}.lmdb'
@@ -31,15 +34,29 @@ def add_lmdb(part_folder: Path, records: Iterable[dict], *, scale: int) -> int:
         temporary = part_folder / f'.{kind}.lmdb.partial'
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        files = [part_folder / kind / f'{name}.png' for name, _, _ in images]
-        room = sum(file.stat().st_size + 3 * _PAGE for file in files)
-        with lmdb.open(str(temporary), map_size=room + (1 << 20), lock=False) as env:
-            for first in range(0, len(files), _BATCH):
-                with env.begin(write=True) as txn:
-                    for file in files[first:first + _BATCH]:
-                        txn.put(file.stem.encode('ascii'), file.read_bytes())
-        meta = [f'{name}.png ({height // shrink},{width // shrink},3) 1\n' for name, height, width in images]
+        sizes = [(name, height // shrink, width // shrink) for name, height, width in images]
+        _write(temporary, [part_folder / kind / f'{name}.png' for name, _, _ in images],
+               room=sum(3 * height * width + _OVERHEAD for _, height, width in sizes), workers=workers)
+        meta = [f'{name}.png ({height},{width},3) 0\n' for name, height, width in sizes]
         (temporary / 'meta_info.txt').write_text(''.join(meta), encoding='ascii')
         os.replace(temporary, target)
-        written += 1
-    return written
+
+
+def _write(folder: Path, files: list[Path], *, room: int, workers: int) -> None:
+    with tqdm(total=len(files), unit='image', desc=f'{folder.parent.name} {folder.stem[1:]}', disable=None) as bar, \
+            lmdb.open(str(folder), map_size=room + (1 << 20), lock=False, sync=False) as env, \
+            ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(files), _BATCH):
+            batch = files[first:first + _BATCH]
+            with env.begin(write=True) as txn:
+                for file, content in zip(batch, pool.map(_stored_png, batch)):
+                    txn.put(file.stem.encode('ascii'), content)
+            bar.update(len(batch))
+        env.sync(True)
+
+
+def _stored_png(file: Path) -> bytes:
+    ok, content = cv2.imencode('.png', cv2.imread(str(file), cv2.IMREAD_COLOR), _STORED)
+    if not ok:
+        raise OSError(f'OpenCV could not encode {file} as PNG')
+    return content.tobytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segsr_model.cli import CommandError
-from segsr_model.prepare.catalogue import label_of
+from segsr_model.prepare.catalogue import class_of
 from segsr_model.prepare.find import number_names
 from segsr_model.prepare.images import ImageError, Scene, Window
 from segsr_model.prepare.sources import READ_ERRORS, ImageFile, Source
@@ -74,7 +74,7 @@ def plan_tiles(
             corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
             windows = [Window(top, left, tile, tile) for top, left in corners]
             valid = [window for window in windows if scene.is_valid(window)]
-        tiles[label_of(name)] += [(path, window) for window in valid]
+        tiles[class_of(name)] += [(path, window) for window in valid]
         if not valid:
             barren[path] = min(height, width)
     items = [

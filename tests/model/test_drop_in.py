@@ -1,5 +1,6 @@
 """BasicSR's own commands with the plugin installed, as a user runs them: each test starts new processes."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,13 +59,13 @@ def test_an_unchanged_checkout_trains_resumes_and_tests(checkout, option_file, t
     assert 'Resuming training from epoch: 0, iter: 2' in output
     assert (models / 'net_g_4.pth').is_file()
 
-    options = yaml.safe_load(option_file.read_text())
-    options['datasets'] = {'test': options['datasets']['val']}
-    options['path'] = {'pretrain_network_g': str(models / 'net_g_4.pth'), 'param_key_g': 'params_ema'}
-    option_file.write_text(yaml.safe_dump(options))
-    code, output = run('basicsr/test.py', '-opt', option_file, **run_in_checkout)
+    (tmp_path / 'row.yml').write_text('include: tiny.yml\nrows: [VII EDSR +4 unit]')
+    code, output = run('basicsr/test.py', '-opt', tmp_path / 'row.yml', **run_in_checkout)
     assert code == 0, output
-    assert (checkout / 'results' / 'run' / 'scores_pairs.json').is_file()
+    protocol = json.loads((checkout / 'results' / 'run' / 'scores_pairs.json').read_text())['protocol']
+    assert protocol['iterations'] == 4 and protocol['rows'] == ['VII EDSR +4 unit']
+    assert protocol['checkpoint'] == 'experiments/run/models/net_g_latest.pth'
+    assert len(list((checkout / 'results' / 'run' / 'visualization' / 'pairs').glob('*.png'))) == 4
 
 
 def test_the_launchers_of_this_checkout_do_the_same(option_file, tmp_path):
@@ -73,7 +74,7 @@ def test_the_launchers_of_this_checkout_do_the_same(option_file, tmp_path):
     code, output = run('basicsr/train.py', '-opt', option_file, cwd=launchers)
     assert code == 0, output
     content = torch.load(launchers / 'experiments' / 'run' / 'models' / 'net_g_latest.pth')
-    assert set(content) == {'params', 'params_ema'}
+    assert set(content) == {'params', 'params_ema', 'iterations'} and content['iterations'] == 2
 
 
 def test_no_gpu_where_one_is_asked_for_is_said_at_once(option_file, tmp_path):

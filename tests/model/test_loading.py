@@ -120,7 +120,9 @@ def test_a_network_comes_from_an_option_file(network, tmp_path):
     assert not again.training
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
     for text, message in (('a: [', 'not a YAML option file'), ('- 1', 'has no options'),
-                          ('name: x', 'has no network_g')):
+                          ('name: x', 'has no network_g'),
+                          ('network_g: {type: EDRS}', "BasicSR has no network 'EDRS'"),
+                          ('network_g: {type: EDSR, num_feats: 3}', "bad.yml': .*num_feats")):
         (tmp_path / 'bad.yml').write_text(text)
         with pytest.raises(ValueError, match=message):
             network_from_options(str(tmp_path / 'bad.yml'))

@@ -1,66 +1,152 @@
-"""The option files that ship: each network builds, and the numbers are the paper's."""
+"""The option files that ship: each network builds, the numbers are the paper's, each row of its tables has its run."""
 
 import copy
+import functools
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from basicsr.archs import build_network
 
-from segsr_model.files import read_options
+from segsr_model.inference import super_resolve
+from segsr_model.option_files import as_test, compose
+from segsr_model.report.paper import paper_tables, read_row
 
 OPTIONS = Path(__file__).parents[2] / 'options'
-FILES = sorted(p.name for p in OPTIONS.glob('*.yml'))
-PAPER = [(backbone, scale) for backbone in ('HAT', 'EDSR', 'RCAN') for scale in (2, 4)]
+PARTS = {'base.yml', 'EDSR.yml', 'HAT.yml', 'SeGSR.yml'}  # of the sample runs
+FILES = sorted(str(path.relative_to(OPTIONS)) for path in OPTIONS.glob('**/*.yml')
+               if path.parent.name != 'base' and path.name not in PARTS)
+RUNS = [file for file in FILES if not Path(file).name.startswith(('test_', 'demo_', 'sample_'))]
+LEARNING_RATES = {'SRResNet': 1e-4, 'EDSR': 1e-4, 'RRDBNet': 2e-4, 'RCAN': 1e-4, 'SwinIR': 2e-4, 'HAT': 2e-4}
+
+
+@functools.cache
+def _read(file):
+    return compose(OPTIONS / file)[0]
+
+
+def read(file):
+    return copy.deepcopy(_read(file))
 
 
 def shrunk(network, clip_config):
     """The network of an option file with fewer channels and blocks and a small CLIP; same units, same scale."""
     network = copy.deepcopy(network)
     small = {'num_feat': 8, 'num_block': 8 if 'EDSR' in network['type'] else 1, 'squeeze_factor': 4, 'embed_dim': 12,
-             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4}
+             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4, 'num_grow_ch': 4}
     network.update({k: v for k, v in small.items() if k in network})
     if 'semantic' in network:
-        network['semantic']['encoder'].update(model=str(clip_config), pretrained=None, lora_rank=2)
+        encoder = network['semantic']['encoder']
+        encoder.update(model=str(clip_config), pretrained=None, lora_rank=encoder['lora_rank'] and 2)
     return network
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_its_network_runs(file, clip_config):
-    options = read_options(OPTIONS / file)
-    net = build_network(shrunk(options['network_g'], clip_config))
+def test_its_network_runs_at_any_size(file, clip_config):
+    options = read(file)
+    net = build_network(shrunk(options['network_g'], clip_config)).eval()
     with torch.no_grad():
-        assert net(torch.rand(1, 3, 8, 6)).shape == (1, 3, 8 * options['scale'], 6 * options['scale'])
+        sr = super_resolve(net, torch.rand(1, 3, 9, 7))
+    assert sr.shape == (1, 3, 9 * options['scale'], 7 * options['scale'])
     assert options['model_type'] == 'SemanticGuidedSRModel'
-    assert options['network_g']['upscale'] == options['scale']
     assert Path(file).stem == options['name']
+    assert 'include' not in options
 
 
-@pytest.mark.parametrize(('backbone', 'scale'), PAPER)
-def test_training_follows_the_paper(backbone, scale):
-    options = read_options(OPTIONS / f'train_SeGSR_{backbone}_x{scale}.yml')
+def test_each_row_of_the_paper_has_one_run():
+    runs = {}
+    for file in RUNS:
+        options = read(file)
+        for claim in options['rows']:
+            table, row, new = read_row(claim)
+            assert not new
+            assert options['datasets']['val']['name'] == paper_tables()[table].dataset
+            if table != 'III' or options['scale'] == 4:
+                assert runs.setdefault((table, row, options['scale']), file) == file
+    assert set(runs) == {(table.number, name, scale) for table in paper_tables().values()
+                         for name, row in table.rows.items() if row.ours for scale in table.scales}
+    trained = [file for file in RUNS if 'train' in read(file)['datasets']]
+    assert len(trained) == 54 and len({read(file)['name'] for file in FILES}) == len(FILES)
+
+
+@pytest.mark.parametrize('file', RUNS)
+def test_it_follows_the_papers_protocol(file):
+    options = read(file)
+    scale, aid = options['scale'], 'AID' in file
+    metrics = options['val']['metrics']
+    assert all(metric['crop_border'] == scale for metric in metrics.values())
+    assert [metrics[name].get('test_y_channel', False) for name in ('psnr', 'ssim', 'psnr_rgb', 'ssim_rgb')] == [
+        True, True, False, False]
+    assert not options['val']['self_ensemble']
+    folder = f'datasets/{"AID" if aid else "UCMerced"}/x{scale}'
+    assert options['datasets']['val']['dataroot_lq'] == f'{folder}/test/LR'
+    if 'train' not in options['datasets']:
+        assert options['network_g']['type'] == 'Bicubic'
+        return
     data, train = options['datasets']['train'], options['train']
+    assert data['dataroot_gt'] == f'{folder}/train/HR' and data['dataroot_lq'] == f'{folder}/train/LR'
     assert data['gt_size'] == 64 * scale and data['batch_size_per_gpu'] == 4
     assert data['use_hflip'] and data['use_rot']
-    assert train['optim_g']['type'] == 'Adam' and train['optim_g']['lr'] == 1e-4
-    assert train['total_iter'] == 80000 and train['scheduler']['milestones'] == [50000]
-    assert train['scheduler']['gamma'] == 0.5 and train['pixel_opt']['type'] == 'L1Loss'
-    encoder = options['network_g']['semantic']['encoder']
-    assert (encoder['model'], encoder['pretrained'], encoder['lora_rank']) == ('ViT-B-16', 'openai', 32)
-    assert options['network_g']['num_units'] == {'HAT': 6, 'EDSR': 4, 'RCAN': 5}[backbone]
-    for metric in options['val']['metrics'].values():
-        assert metric['crop_border'] == scale and metric['test_y_channel'] is True
+    assert train['optim_g']['type'] == 'Adam' and train['pixel_opt']['type'] == 'L1Loss'
+    assert train['optim_g']['lr'] == LEARNING_RATES.get(Path(file).stem.split('_')[0], 1e-4)
+    assert train['total_iter'] == (120000 if aid else 80000)
+    assert train['scheduler'] == {
+        'type': 'MultiStepLR', 'gamma': 0.5, 'milestones': [60000, 100000] if aid else [50000]}
 
 
-@pytest.mark.parametrize(('backbone', 'scale'), PAPER)
-def test_testing_uses_the_network_that_was_trained(backbone, scale):
-    train = read_options(OPTIONS / f'train_SeGSR_{backbone}_x{scale}.yml')
-    test = read_options(OPTIONS / f'test_SeGSR_{backbone}_x{scale}.yml')
-    assert test['network_g'] == train['network_g'] and test['val']['metrics'] == train['val']['metrics']
-    assert test['path']['pretrain_network_g'].split('/')[1] == train['name']
-    assert test['path']['param_key_g'] == 'params_ema'
+@pytest.mark.parametrize(('backbone', 'scale'), [*itertools.product(('HAT', 'EDSR', 'RCAN'), (2, 4))])
+def test_the_guided_networks_are_the_papers(backbone, scale):
+    network = read(f'train_SeGSR_{backbone}_x{scale}.yml')['network_g']
+    assert network['num_units'] == {'HAT': 6, 'EDSR': 4, 'RCAN': 5}[backbone]
+    assert network['semantic'] == {
+        'guidance': 'map',
+        'encoder': {'model': 'ViT-B-16', 'pretrained': 'openai', 'lora_rank': 32, 'lora_alpha': None,
+                    'lora_dropout': 0.0, 'lora_targets': ['qkv', 'ffn']},
+        'localization': {'unit_descriptors': True, 'global_descriptor': True, 'scene_context': True}}
+    plain = read(f'baselines/{backbone}_UCMerced_x{scale}.yml')['network_g']
+    same = {k: v for k, v in network.items() if k not in ('type', 'num_units', 'semantic')}
+    assert same == {k: v for k, v in plain.items() if k != 'type'} and network['type'] == f'SeGSR_{plain["type"]}'
+    assert read(f'test_SeGSR_{backbone}_x{scale}.yml')['network_g'] == network
 
 
-def test_the_demo_tests_the_network_it_trained():
-    train, test = (read_options(OPTIONS / f'{name}SeGSR_EDSR_x4.yml') for name in ('demo_', 'test_demo_'))
-    assert test['network_g'] == train['network_g']
+@pytest.mark.parametrize(('name', 'path', 'value'), [
+    ('add', ('guidance',), 'add'), ('feature', ('guidance',), 'feature'),
+    ('no_lora', ('encoder', 'lora_rank'), 0), ('rank16', ('encoder', 'lora_rank'), 16),
+    ('rank64', ('encoder', 'lora_rank'), 64), ('qkv', ('encoder', 'lora_targets'), ['qkv']),
+    ('pi', ('localization',), (True, False, False)), ('pi_pg', ('localization',), (True, True, False)),
+    ('pi_ig', ('localization',), (True, False, True)), ('pg_ig', ('localization',), (False, True, True)),
+])
+def test_an_ablation_changes_one_thing(name, path, value):
+    full = read('train_SeGSR_HAT_x4.yml')
+    ablation = read(f'ablations/SeGSR_HAT_x4_{name}.yml')
+    *outer, last = path
+    place = full['network_g']['semantic']
+    for key in outer:
+        place = place[key]
+    place[last] = dict(zip(place[last], value)) if last == 'localization' else value
+    full.update(name=ablation['name'], rows=ablation['rows'])
+    assert ablation == full
+
+
+def test_a_test_file_and_a_training_file_test_the_same_weights():
+    file = read('test_SeGSR_HAT_x4.yml')
+    derived = as_test(read('train_SeGSR_HAT_x4.yml'), '.')
+    assert file['path']['pretrain_network_g'] == derived['path']['pretrain_network_g'] == (
+        'experiments/train_SeGSR_HAT_x4/models/net_g_latest.pth')
+    assert file['path']['param_key_g'] == derived['path']['param_key_g'] == 'params_ema'
+    for key in ('datasets', 'network_g', 'rows', 'val'):
+        assert file[key] == derived[key]
+    assert set(derived['datasets']) == {'val'} and derived['val']['save_img']
+
+
+def test_the_readme_names_each_run():
+    text = (OPTIONS / 'README.md').read_text(encoding='utf-8')
+    lines = text.splitlines()
+    for file in FILES:
+        assert f'`{file}`' in text, file
+    for file in RUNS:
+        line = next(line for line in lines if line.startswith(f'| `{file}` |'))
+        for claim in read(file)['rows']:
+            table, row, _ = read_row(claim)
+            assert f'{table} {row}' in [part.strip() for part in line.split('|')[2].split(';')], (file, claim)

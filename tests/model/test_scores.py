@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from segsr_model.scores import Scores, class_of
+from segsr_model.prepare.catalogue import class_of
+from segsr_model.scores import SavedScores, Scores
 
 
 @pytest.mark.parametrize(('name', 'expected'), [
@@ -16,7 +17,7 @@ def test_the_class_is_the_name_without_its_digits(name, expected):
 
 
 def test_averages_are_over_images_not_over_classes(tmp_path):
-    scores = Scores({'dataset': 'x'})
+    scores = SavedScores(tmp_path, {'dataset': 'x'})
     for name, value in (('beach01', 30), ('beach02', 34), ('river01', 20)):
         scores.add(name, {'psnr': value, 'ssim': value / 100})
     assert scores.average() == pytest.approx({'psnr': 28, 'ssim': 0.28})
@@ -25,10 +26,10 @@ def test_averages_are_over_images_not_over_classes(tmp_path):
     assert [line.split() for line in scores.table().splitlines()] == [
         ['psnr', 'ssim'], ['beach', '32.0000', '0.3200'], ['river', '20.0000', '0.2000'],
         ['average', '28.0000', '0.2800']]
-    scores.save(tmp_path / 'scores.json')
-    content = json.loads((tmp_path / 'scores.json').read_text())
+    scores.finish()
+    content = json.loads((tmp_path / 'scores_x.json').read_text())
     assert content['images']['river01'] == {'psnr': 20, 'ssim': 0.2} and content['protocol'] == {'dataset': 'x'}
 
 
 def test_no_images_no_averages():
-    assert Scores({}).average() == {} and Scores({}).classes() == {}
+    assert Scores().average() == {} and Scores().classes() == {}

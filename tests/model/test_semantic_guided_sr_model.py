@@ -76,9 +76,9 @@ def test_ema_is_the_running_average_of_trained_weights_lora_included(options):
 def test_a_checkpoint_leaves_out_the_tower_and_brings_everything_back(options, trained, tmp_path):
     trained.save(0, 3)
     content = torch.load(tmp_path / 'models' / 'net_g_3.pth')
-    assert set(content) == {'params', 'params_ema'}
+    assert set(content) == {'params', 'params_ema', 'iterations'} and content['iterations'] == 3
     frozen = set(frozen_weights(trained.net_g))
-    for key in content:
+    for key in ('params', 'params_ema'):
         assert not frozen & set(content[key])
 
     options['path'].update(pretrain_network_g=str(tmp_path / 'models' / 'net_g_3.pth'), param_key_g='params')
@@ -96,7 +96,7 @@ def test_a_checkpoint_is_the_same_in_train_and_eval_mode(trained, tmp_path):
     trained.net_g.eval()
     trained.save(0, 2)
     one, two = (torch.load(tmp_path / 'models' / f'net_g_{i}.pth') for i in (1, 2))
-    assert all(torch.equal(one[k][n], two[k][n]) for k in one for n in one[k])
+    assert all(torch.equal(one[k][n], two[k][n]) for k in ('params', 'params_ema') for n in one[k])
 
 
 def test_a_random_tower_is_stored_once(options, tmp_path):
@@ -151,7 +151,7 @@ def test_plain_networks_train_with_the_same_model(options, tmp_path):
     train(model, range(1, 3))
     assert not torch.equal(before, model.net_g_ema.conv_first.weight)
     model.save(0, -1)
-    assert set(torch.load(tmp_path / 'models' / 'net_g_latest.pth')) == {'params', 'params_ema'}
+    assert set(torch.load(tmp_path / 'models' / 'net_g_latest.pth')) == {'params', 'params_ema', 'iterations'}
 
 
 @pytest.fixture

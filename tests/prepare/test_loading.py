@@ -72,8 +72,8 @@ def test_test_images_are_cropped_only(prepared, tmp_path):
 
 def test_lmdb_meta_info_is_that_of_basicsr(prepared):
     hr, lr = ((prepared / f'train/{kind}.lmdb/meta_info.txt').read_text().splitlines() for kind in ('HR', 'LR'))
-    assert hr[0] == 'sea0.png (40,44,3) 1'
-    assert lr[0] == 'sea0.png (10,11,3) 1'
+    assert hr[0] == 'sea0.png (40,44,3) 0'
+    assert lr[0] == 'sea0.png (10,11,3) 0'
     assert (prepared / 'train/meta_info.txt').read_text().splitlines()[0] == 'sea0.png (40,44,3)'
 
 
@@ -140,4 +140,4 @@ def test_verify_without_a_manifest(prepare, tmp_path):
 def test_bench(prepare):
     code, out, _ = prepare('bench', '--images', '8', '--seconds', '0.05', '--loader-workers', '0')
     assert code == 0
-    assert [line.split(':')[0].strip() for line in out.splitlines()][:3] == ['disk', 'lmdb', 'decode HR']
+    assert [line.split(':')[0].strip() for line in out.splitlines()][:3] == ['disk', 'lmdb', 'decode HR from disk']

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segsr_model.cli import CommandError
-from segsr_model.prepare.catalogue import CATALOGUES, label_of
+from segsr_model.prepare.catalogue import CATALOGUES, class_of
 from segsr_model.prepare.splits import count_parts, draw_split, format_split, read_split
 
 LISTS = Path(__file__).parents[2] / 'datasets' / 'splits'
@@ -27,7 +27,7 @@ def test_published_lists_are_what_the_command_draws(file_name):
     assert read_split(LISTS / file_name) == drawn
     assert count_parts(drawn) == counts
     assert all(drawn[name] == 'test' for name in catalogue.known_test)
-    per_class = Counter((part, label_of(name)) for name, part in drawn.items())
+    per_class = Counter((part, class_of(name)) for name, part in drawn.items())
     for label, total in catalogue.counts.items():
         assert per_class['test', label] * sum(ratio) == total * ratio[1]
 

@@ -1,0 +1,125 @@
+"""What the figures share: images in, scores, a page laid out in inches, and files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from basicsr.metrics import calculate_psnr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from segsr_model.cli import CommandError
+from segsr_model.files import write_atomically
+
+WIDTH = 7.16  # inches, two columns of the IEEE's page
+GAP = 0.06  # inches between pictures
+LINE = 0.125  # inches per line of text
+FONT_SIZE = 7  # points
+
+PICTURES = ('.png', '.pdf')
+MARKS = {  # what files of a kind start with
+    '.png': (b'\x89PNG',), '.pdf': (b'%PDF',), '.npy': (b'\x93NUMPY',), '.npz': (b'PK',),
+    '.tif': (b'II', b'MM'), '.tiff': (b'II', b'MM'), '.csv': (b'option file,',)}
+
+
+def check_output(path: str, suffixes: Iterable[str], inputs: Iterable[str] = ()) -> None:
+    """Raise a `CommandError` if ``path`` must not be written: an unknown kind, an input, or a foreign file there."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise CommandError(f"'{path}' must end in {' or '.join(suffixes)}")
+    if Path(path).resolve() in [Path(x).resolve() for x in inputs]:
+        raise CommandError(f"'{path}' is to be read, so it is not written")
+    if Path(path).is_dir():
+        raise CommandError(f"'{path}' is a folder")
+    if Path(path).is_file():
+        with open(path, 'rb') as file:
+            start = file.read(16)
+        if start and not start.startswith(MARKS[suffix]):
+            raise CommandError(f"'{path}' exists and holds something else; it is left as it is")
+
+
+def write_output(path: str, write: Callable[[str], Any]) -> None:
+    """`write_atomically`, where a folder that cannot be written to is a `CommandError`."""
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise CommandError(f"cannot write '{path}': {error.strerror or error}") from None
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """8-bit BGR (h, w, 3); a grey image thrice.
+
+    Raises:
+        CommandError: no such file, no image, or more than 8 bits.
+    """
+    if not Path(path).is_file():
+        raise CommandError(f"there is no image '{path}'")
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise CommandError(f"cannot read '{path}' as an image")
+    if image.dtype != np.uint8:
+        raise CommandError(f"'{path}' is {image.dtype}; 8-bit images only")
+    return image
+
+
+def size_of(image: np.ndarray) -> str:
+    """'width x height'."""
+    return f'{image.shape[1]} x {image.shape[0]}'
+
+
+def psnr_y(image: np.ndarray, hr: np.ndarray, scale: int) -> float:
+    """PSNR in dB on Y, ``scale`` pixels left out at each border: BasicSR's, as in the paper's tables."""
+    return float(calculate_psnr(image, hr, crop_border=scale, test_y_channel=True))
+
+
+class Page:
+    """A figure laid out in inches from its top left corner.
+
+    Args:
+        width, height: inches.
+    """
+
+    def __init__(self, width: float, height: float):
+        self.figure = Figure(figsize=(width, height), dpi=300)
+        self.renderer = FigureCanvasAgg(self.figure).get_renderer()  # needs no display
+        self.width, self.height = width, height
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes whose top left corner is at (x, y)."""
+        return self.figure.add_axes((x / self.width, 1 - (y + height) / self.height, width / self.width,
+                                     height / self.height))
+
+    def picture(self, values: np.ndarray, x: float, y: float, width: float, **options: Any) -> Axes:
+        """Draw 8-bit BGR (h, w, 3), or values (h, w) with imshow's colour options, ``width`` inches wide."""
+        height = width * values.shape[0] / values.shape[1]
+        axes = self.axes(x, y, width, height)
+        axes.imshow(values[..., ::-1] if values.ndim == 3 else values, aspect='auto', **options)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        return axes
+
+    def text(self, lines: str, x: float, y: float, width: float, **options: Any) -> None:
+        """Write lines centred on x, the first below y; a line wider than ``width`` inches is made smaller."""
+        for i, line in enumerate(lines.splitlines()):
+            baseline = y + (i + 0.85) * LINE
+            text = self.figure.text(x / self.width, 1 - baseline / self.height, line, ha='center', va='baseline',
+                                    **{'fontsize': FONT_SIZE, **options})
+            taken = text.get_window_extent(self.renderer).width / self.figure.dpi
+            if taken > 0.97 * width:
+                text.set_fontsize(text.get_fontsize() * 0.97 * width / taken)
+
+    def save(self, path: str) -> None:
+        """Write .png or .pdf; fonts are embedded, and the same picture gives the same file."""
+        metadata = {'CreationDate': None} if path.endswith('.pdf') else None
+        with matplotlib.rc_context({'pdf.fonttype': 42}):
+            self.figure.savefig(path, metadata=metadata)

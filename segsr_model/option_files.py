@@ -1,0 +1,84 @@
+"""Option files made of others: ``include: other.yml``, or a list of files, at any place of a BasicSR option file.
+
+Paths are relative to the file. What is included is merged in order, mapping by mapping; the file's own keys come last
+and win. Lists and single values are replaced. A file that is reached twice counts where it is reached first. A dataset
+that is set to ``~`` is left out.
+"""
+
+from __future__ import annotations
+
+from os import path as osp
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def compose(path: str | Path) -> tuple[dict[str, Any], list[Path]]:
+    """Read an option file and those it includes.
+
+    Returns:
+        The options without ``include``, and the files in the order in which they were merged, ``path`` last.
+
+    Raises:
+        ValueError: a file cannot be read, is not an option file, or includes itself.
+    """
+    options, files = {}, []
+    _merge_file(Path(path), options, files, ())
+    if isinstance(options.get('datasets'), dict):
+        options['datasets'] = {k: v for k, v in options['datasets'].items() if v is not None}
+    return options, files
+
+
+def _merge_file(path: Path, options: dict[str, Any], files: list[Path], parents: tuple[Path, ...]) -> None:
+    if any(osp.realpath(path) == osp.realpath(parent) for parent in parents):
+        raise ValueError(f"'{path}' includes itself: {' -> '.join(map(str, (*parents, path)))}")
+    if any(osp.realpath(path) == osp.realpath(file) for file in files):
+        return
+    content = _read(path, parents)
+    included = content.pop('include', [])
+    included = [included] if isinstance(included, str) else included
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise ValueError(f"'{path}': include must be an option file or a list of them, not {included!r}")
+    for name in included:
+        _merge_file(Path(osp.normpath(path.parent / name)), options, files, (*parents, path))
+    files.append(path)
+    _merge(options, content)
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    by = f", included by '{parents[-1]}'" if parents else ''
+    try:
+        options = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise ValueError(f"cannot read the option file '{path}'{by}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{path}'{by} is not a YAML option file: {' '.join(str(error).split())}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"'{path}'{by} is not an option file: it has no options")
+    return options
+
+
+def _merge(options: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(options.get(key), dict):
+            _merge(options[key], value)
+        else:
+            options[key] = value
+
+
+def as_test(options: dict[str, Any], root_path: str | Path) -> dict[str, Any]:
+    """The test of what an option file for training has trained: its validation sets, its last weights, images saved.
+
+    Args:
+        options: of training.
+        root_path: where BasicSR keeps ``experiments``.
+    """
+    averaged = (options.get('train') or {}).get('ema_decay', 0) > 0
+    weights = osp.relpath(osp.join(root_path, 'experiments', options['name'], 'models', 'net_g_latest.pth'))
+    return {
+        **{key: value for key, value in options.items() if key not in ('train', 'logger')},
+        'datasets': {phase: dataset for phase, dataset in options['datasets'].items() if phase != 'train'},
+        'path': {'pretrain_network_g': weights, 'param_key_g': 'params_ema' if averaged else 'params'},
+        'val': {'suffix': None, **(options.get('val') or {}), 'save_img': True},
+    }

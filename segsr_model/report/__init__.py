@@ -1,0 +1,1 @@
+"""From finished tests to the paper's tables."""
