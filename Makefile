@@ -5,6 +5,7 @@ TORCH ?= torch torchvision
 VENV ?= .venv
 RUN = . $(VENV)/bin/activate &&
 DEMO = datasets/demo/x4
+TILE = woodland04.png
 
 .PHONY: demo test clean
 

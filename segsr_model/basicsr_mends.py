@@ -70,13 +70,18 @@ def plain_option_file(path: str, root_path: str, is_train: bool) -> str:
     """The path of an option file as BasicSR reads it.
 
     A file with ``include``, and a training's file that is given to test.py, are written as a plain file of the same
-    name to a temporary folder, which lasts as long as the process. Other files are left as they are.
+    name to a temporary folder, which lasts as long as the process. Other files, and whatever other models' files hold,
+    are left as they are.
 
     Raises:
         ValueError: a file cannot be read or composed.
     """
+    if Path(path).is_file() and not re.search(rb'(?m)^(include:|model_type:\s*%b\b)' % OUR_MODEL.encode(),
+                                              Path(path).read_bytes()):
+        return path
     options, files = compose(path)
-    testing_a_training = not is_train and options.get('model_type') == OUR_MODEL and 'train' in options['datasets']
+    testing_a_training = (not is_train and options.get('model_type') == OUR_MODEL
+                          and 'train' in (options.get('datasets') or {}))
     if testing_a_training:
         options = as_test(options, root_path)
     elif len(files) == 1:

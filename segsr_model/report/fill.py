@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from segsr_model.report.notes import deviating, provenance, warnings
+from segsr_model.report.notes import deviating, follows_paper, provenance, warnings
 from segsr_model.report.paper import Row, Table
 from segsr_model.report.runs import Run, Unfinished, Values
 
@@ -77,14 +77,14 @@ def fill(table: Table, runs: Sequence[Run], unfinished: Sequence[Unfinished], da
 
     Args:
         table: of the paper.
-        runs: oldest first; of those for the same row the newest counts.
+        runs: oldest first; of those for the same row the newest counts, of those under the paper's protocol if any is.
         unfinished: what rows without a finished test have come to.
         dataset: the name of another test set than the paper's; its table has no numbers of the paper.
     """
     test_set = dataset or table.dataset
     used: dict[tuple[str, int], Run] = {}
     replaced = []
-    for run in runs:
+    for run in sorted(runs, key=follows_paper):
         row, scale = run.stands_for(table.number), run.protocol['scale']
         if row is None or run.protocol['dataset'] != test_set or scale not in table.scales:
             continue

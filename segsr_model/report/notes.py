@@ -38,7 +38,13 @@ ASPECTS: dict[str, Callable[[Run], Any]] = {
     'pixels': _pixels,
     'iterations': _iterations,
 }
+PAPERS = {'channel': PAPER, 'self-ensemble': 'none'}  # what the paper is known to have
 PER_SCALE = ('pixels',)  # these differ between scales
+
+
+def follows_paper(run: Run) -> bool:
+    """Whether a run was measured as the paper measures."""
+    return all(ASPECTS[aspect](run) == expected for aspect, expected in PAPERS.items())
 
 
 def _groups(runs: Runs) -> dict[tuple[str, int | None], dict[str, list[tuple[str, int]]]]:
@@ -70,12 +76,11 @@ def warnings(runs: Runs, replaced: list[tuple[Run, Run]]) -> list[str]:
                               for value, members in values.items())
             what = 'Iterations differ' if aspect == 'iterations' else f'Mixed protocols, {aspect}'
             lines.append(f'{what}{f" at x{scale}" if scale else ""}: {parts}')
-    for aspect, expected in (('channel', PAPER), ('self-ensemble', 'none')):
+    for aspect, expected in PAPERS.items():
         others = [f'{row} x{scale}' for (row, scale), run in runs.items() if ASPECTS[aspect](run) != expected]
         if others:
             lines.append(f"Not the paper's protocol, {aspect} should be {expected}: {', '.join(others)}")
-    lines += [f"Two runs for one row: '{new.path.parent}' is used, the older '{old.path.parent}' is not"
-              for old, new in replaced]
+    lines += [f"Two runs for one row: '{new.path.parent}' is used, '{old.path.parent}' is not" for old, new in replaced]
     return lines
 
 

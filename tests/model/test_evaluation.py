@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from segsr_model.checks import check_options
 from segsr_model.inference import super_resolve
 from segsr_model.metrics import check_metrics, needs_ground_truth
 from segsr_model.protocol import protocol_of, split_checksum
+from segsr_model.scores import SavedScores
 from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel
 
 SWINIR = {'type': 'SwinIR', 'upscale': 4, 'img_size': 8, 'window_size': 4, 'depths': [2], 'embed_dim': 8,
@@ -91,6 +93,28 @@ def test_metrics_in_threads_are_basicsrs_own(testing, pairs, monkeypatch, worker
             'ssim': calculate_ssim(sr, hr, 4, test_y_channel=True),
             'psnr_rgb': calculate_psnr(sr, hr, 4), 'ssim_rgb': calculate_ssim(sr, hr, 4)}
     assert content['average']['psnr'] - content['average']['psnr_rgb'] > 1  # Y reads higher than RGB
+
+
+def test_metrics_run_beside_inference_and_few_images_wait(testing, monkeypatch):
+    monkeypatch.setattr(evaluation, 'WORKERS', 1)
+    feed, second, fed, scored = SemanticGuidedSRModel.feed_data, threading.Event(), [], []
+
+    def feed_data(self, data):
+        fed.append(data)
+        assert len(fed) - len(scored) <= 2  # no more than two images for each thread
+        if len(fed) == 2:
+            second.set()
+        feed(self, data)
+
+    def metric(images, opt):
+        assert second.wait(30)  # the first image's metrics end only after the second image has come
+        return 1.0
+
+    add = SavedScores.add
+    monkeypatch.setattr(SemanticGuidedSRModel, 'feed_data', feed_data)
+    monkeypatch.setattr(evaluation, 'calculate_metric', metric)
+    monkeypatch.setattr(SavedScores, 'add', lambda self, name, values: (scored.append(name), add(self, name, values)))
+    assert len(run_test(testing)['images']) == len(scored) == 4
 
 
 def test_the_protocol_says_what_the_numbers_depend_on(testing, pairs, tmp_path):

@@ -137,8 +137,8 @@ def test_mixed_protocols_are_flagged_and_marked(tested, report):
     tested('C', ['I RCAN'], values, self_ensemble=True, split_sha256='d' * 64)
     code, output, text, tables = report()
     assert code == 0
-    assert 'Mixed protocols, self-ensemble: none: HAT x4, SeG-SR x4; x8: RCAN x4' in text and 'Mixed' in output
-    assert "split: 1 images, sha256 aaaaaaaaaaaa: HAT x4, SeG-SR x4; 1 images, sha256 dddddddddddd: RCAN x4" in text
+    assert 'Mixed protocols, self-ensemble: x8: RCAN x4; none: HAT x4, SeG-SR x4' in text and 'Mixed' in output
+    assert "split: 1 images, sha256 dddddddddddd: RCAN x4; 1 images, sha256 aaaaaaaaaaaa: HAT x4, SeG-SR x4" in text
     assert "Not the paper's protocol, self-ensemble should be none: RCAN x4" in text
     assert '30.0000†' in next(line for line in text.splitlines() if line.startswith('| RCAN |'))
     assert '†' not in next(line for line in text.splitlines() if line.startswith('| HAT |'))
@@ -205,7 +205,15 @@ def test_the_newer_of_two_runs_counts_and_the_other_is_named(tested, report):
     os.utime(old / 'scores_UCMerced_test.json', (1, 1))
     _, output, _, tables = report()
     assert number(tables, 'I', 'HAT', 'x4', 'PSNR') == '31.0000'
-    assert re.search(r"Two runs for one row: '.*new' is used, the older '.*old' is not", output)
+    assert re.search(r"Two runs for one row: '.*new' is used, '.*old' is not", output)
+
+
+def test_a_run_under_the_papers_protocol_comes_before_a_newer_one_under_another(tested, report):
+    paper = tested('paper', ['I HAT'], {'beach01': (30.0, 0.80)})
+    tested('ensemble', ['I HAT'], {'beach01': (30.3, 0.81)}, self_ensemble=True)
+    os.utime(paper / 'scores_UCMerced_test.json', (1, 1))
+    _, output, _, tables = report()
+    assert number(tables, 'I', 'HAT', 'x4', 'PSNR') == '30.0000' and "/ensemble' is not" in output
 
 
 def test_how_far_a_row_is(tested, report, tmp_path):
