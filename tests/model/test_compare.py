@@ -10,9 +10,9 @@ from basicsr.utils import img2tensor, tensor2img
 
 from segsr_arch.resize import imresize
 from segsr_model.cli import main
-from segsr_model.compare import draw, read_scene
-from segsr_model.compare_results import Results
-from segsr_model.figures import read_image
+from segsr_model.figures.compare import draw, read_scene
+from segsr_model.figures.compare_results import Results
+from segsr_model.figures.drawing import read_image
 
 NAMES = ('meadow00', 'woodland00')
 

@@ -11,8 +11,8 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import img2tensor, tensor2img
 
 from segsr_model.cli import main
-from segsr_model.figures import read_image
-from segsr_model.maps import draw, look
+from segsr_model.figures.drawing import read_image
+from segsr_model.figures.maps import draw, look
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_networks_without_maps_are_named(change, message, network, pairs, tmp_pa
 
 def test_missing_rasterio_is_said_before_the_network_is_built(trained, pairs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    monkeypatch.setattr('segsr_model.maps.network_from_options', None)
+    monkeypatch.setattr('segsr_model.figures.maps.network_from_options', None)
     assert main(['maps', '-opt', trained[1], '--lr', str(pairs / 'LR' / 'meadow00.png'),
                  '--out', str(tmp_path / 'maps.tif')]) == 2
     assert "GeoTIFF layers need rasterio: pip install 'segsr[geo]'" in capsys.readouterr().err

@@ -8,9 +8,8 @@ import torch.nn.functional as F  # noqa: N812
 import yaml
 from torch import nn
 
-from segsr_model import profile_network
 from segsr_model.cli import main
-from segsr_model.profile_network import Workload, build, count_multiply_adds, measure, profile
+from segsr_model.profile.network import Workload, build, count_multiply_adds, measure, profile
 
 
 class Attention(nn.Module):
@@ -69,7 +68,7 @@ def test_a_plain_backbone_costs_what_its_guided_one_costs_without_guidance(netwo
 
 def test_the_median_of_the_runs_after_the_first_counts(monkeypatch):
     ticks = iter([0, 100, 200, 203, 300, 301, 400, 402])
-    monkeypatch.setattr(profile_network.time, 'perf_counter', lambda: next(ticks))
+    monkeypatch.setattr('segsr_model.profile.network.time.perf_counter', lambda: next(ticks))
     assert measure(nn.Identity(), torch.rand(1), 3)[0] == 2
 
 

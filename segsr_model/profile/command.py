@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from segsr_model.cli import CommandError
-from segsr_model.figures import check_output, write_output
+from segsr_model.figures.drawing import check_output, write_output
 from segsr_model.files import read_options
-from segsr_model.profile_network import Profile, Workload, profile
+from segsr_model.profile.network import Profile, Workload, profile
 
 EXAMPLES = """examples:
   segsr profile -opt options/train_SeGSR_HAT_x4.yml

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 
 from segsr_arch.resize import imresize
 from segsr_model.cli import CommandError
-from segsr_model.compare_results import Results
-from segsr_model.figures import (
+from segsr_model.figures.compare_results import Results
+from segsr_model.figures.drawing import (
     GAP,
     LINE,
     PICTURES,

@@ -18,7 +18,7 @@ from basicsr.utils import img2tensor, tensor2img
 from segsr_arch.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
 from segsr_model.cli import CommandError
-from segsr_model.figures import (
+from segsr_model.figures.drawing import (
     FONT_SIZE,
     GAP,
     LINE,
@@ -31,9 +31,9 @@ from segsr_model.figures import (
     size_of,
     write_output,
 )
+from segsr_model.figures.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
 from segsr_model.files import read_options
 from segsr_model.loading import network_from_options
-from segsr_model.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
 
 EXAMPLES = """examples:
   segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr datasets/UCMerced/x4/test/LR/beach12.png --out beach12.png

@@ -10,7 +10,7 @@ import numpy as np
 from basicsr.metrics import calculate_metric
 
 from segsr_model.cli import CommandError
-from segsr_model.figures import read_image, size_of
+from segsr_model.figures.drawing import read_image, size_of
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 TOLERANCE = 0.05  # dB between a PSNR that a test has saved and that of its image

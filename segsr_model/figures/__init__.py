@@ -1,0 +1,1 @@
+"""``segsr compare`` and ``segsr maps``: the figures of the paper."""

@@ -1,0 +1,1 @@
+"""``segsr profile``: what a network costs."""
