@@ -48,8 +48,9 @@ def _read_config(model: str) -> dict[str, Any]:
                               f'{error.strerror}') from None
         except ValueError as error:
             raise OptionError(f"{OPTION}:model: '{model}' is not a JSON file: {error}") from None
-        config = config.get('model_cfg', config) if isinstance(config, dict) else {}
-        if not {'embed_dim', 'vision_cfg'} <= set(config):
+        if isinstance(config, dict) and 'model_cfg' in config:  # open_clip_config.json, with its normalisation
+            config = {**config['model_cfg'], 'preprocess_cfg': config.get('preprocess_cfg', {})}
+        if not isinstance(config, dict) or not {'embed_dim', 'vision_cfg'} <= set(config):
             raise OptionError(f"{OPTION}:model: '{model}' is not an open_clip model config: it needs embed_dim and "
                               'vision_cfg')
         return config
@@ -126,8 +127,9 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
                 raise ValueError('it holds no state_dict')
             openai = set(state) >= OPENAI_MARKS
     except Exception as error:  # any reader, any damage
-        raise OptionError(f"{OPTION}:pretrained: cannot read weights from '{path}': {type(error).__name__}: "
-                          f'{str(error).splitlines()[0] if str(error) else error!r}') from error
+        reason = str(error).splitlines()[0] if str(error) else ''
+        raise OptionError(f"{OPTION}:pretrained: cannot read weights from '{path}', which is truncated or no weights "
+                          f'file: {type(error).__name__}: {reason}') from error
     state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
     tower = {key[7:]: value for key, value in state.items() if key.startswith('visual.')} or state
     return {key: value.float() for key, value in tower.items() if isinstance(value, torch.Tensor)}, openai
@@ -178,10 +180,10 @@ def load_tower(options: EncoderOptions) -> Tower:
             architecture.
     """
     config = _read_config(options.model)
-    quick_gelu = bool(config.get('quick_gelu', False))
+    quick_gelu, preprocess = bool(config.get('quick_gelu', False)), config.get('preprocess_cfg', {})
     if options.pretrained is None:
         visual = _build(config, quick_gelu, options.model)
-        return Tower(visual, _source(options, visual, quick_gelu, None, {}))
+        return Tower(visual, _source(options, visual, quick_gelu, None, preprocess))
 
     path, tag_config = _find_weights(options.model, options.pretrained)
     weights, openai = _read_weights(path)
@@ -199,11 +201,11 @@ def load_tower(options: EncoderOptions) -> Tower:
                           f'{"; ".join(wrong[:3])}{more}')
     visual.load_state_dict(weights, assign=True)
     visual.requires_grad_(False)
-    return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), tag_config))
+    return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), {**preprocess, **tag_config}))
 
 
 def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None,
-            tag_config: Mapping[str, Any]) -> dict[str, Any]:
+            preprocess: Mapping[str, Any]) -> dict[str, Any]:
     return {'model': options.model, 'pretrained': options.pretrained, 'sha256': sha256, 'quick_gelu': quick_gelu,
-            'heads': visual.transformer.resblocks[0].attn.num_heads, 'mean': list(tag_config.get('mean', OPENAI_MEAN)),
-            'std': list(tag_config.get('std', OPENAI_STD))}
+            'heads': visual.transformer.resblocks[0].attn.num_heads, 'mean': list(preprocess.get('mean', OPENAI_MEAN)),
+            'std': list(preprocess.get('std', OPENAI_STD))}

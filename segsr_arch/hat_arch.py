@@ -283,6 +283,8 @@ class HAT(nn.Module):
             raise ValueError(f'HAT: resi_connection is {resi_connection!r}; there are 1conv and identity')
         if len(depths) != len(num_heads):
             raise ValueError(f'HAT: depths names {len(depths)} groups, num_heads {len(num_heads)}')
+        if window_size < 1:
+            raise ValueError(f'HAT: window_size is {window_size}, must be at least 1')
         for heads in num_heads:
             if embed_dim % heads:
                 raise ValueError(f'HAT: embed_dim {embed_dim} does not divide by num_heads {heads}')

@@ -49,7 +49,16 @@ class SeGSR(nn.Module):
         for name in ('num_in_ch', 'in_chans'):
             if options.guidance != 'none' and backbone.get(name, 3) != 3:
                 raise OptionError(f'network_g:{name}: is {backbone[name]}, must be 3: CLIP sees RGB images')
-        self.backbone = self.backbone_class(**backbone)
+        upscale = backbone.get('upscale', 4)
+        if type(upscale) is not int or upscale < 1:
+            raise OptionError(f'network_g:upscale: is {upscale!r}, must be a whole number such as 4')
+        try:
+            self.backbone = self.backbone_class(**backbone)
+        except OptionError:
+            raise
+        except Exception as error:  # the stock classes check nothing: any error comes of a wrong option
+            raise OptionError(f'network_g: {self.backbone_class.__name__} cannot be built from these options: '
+                              f'{type(error).__name__}: {error}') from error
         self.upscale = self.backbone.upscale
         self.guidance = GUIDANCE[options.guidance](
             options=options, num_units=self.backbone.num_units, num_feat=self.backbone.num_feat, upscale=self.upscale)

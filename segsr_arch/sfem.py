@@ -40,7 +40,7 @@ class SFEM(nn.Module):
         self.patch_size = self.visual.patch_size[0]
         self.dim = self.visual.output_dim
         self.frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
-        self.source = tower.source
+        self.source = {**tower.source, 'lora_alpha': options.lora_alpha or options.lora_rank}
         self.stores_tower = tower.source['sha256'] is None
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(tower.source[name]).view(1, 3, 1, 1), persistent=False)
@@ -131,8 +131,13 @@ class SFEM(nn.Module):
     def foreign_tower(self, state_dict: Mapping[str, torch.Tensor], prefix: str) -> str | None:
         """Why weights do not fit this tower, or None: they were trained with another one and do not contain it."""
         trained, contained = self._trained_with(state_dict, prefix)
-        fits = trained is None or (trained['heads'] == self.source['heads'] if contained else self._same_tower(trained))
-        if fits:
+        if trained is None:
+            return None
+        if trained['lora_alpha'] != self.source['lora_alpha']:
+            return (f"the checkpoint was trained with LoRA's alpha at {trained['lora_alpha']}, this network has "
+                    f"{self.source['lora_alpha']}. Set semantic:encoder:lora_alpha (~: the rank) to what it was "
+                    'trained with')
+        if trained['heads'] == self.source['heads'] if contained else self._same_tower(trained):
             return None
         return (f'the checkpoint was trained with the CLIP image tower {_describe(trained)} and '
                 f'{"contains it" if contained else "does not contain it"}; this network has {_describe(self.source)}. '
@@ -142,7 +147,10 @@ class SFEM(nn.Module):
         """Source of the tower that weights were trained with, if they tell, and whether they contain it."""
         record = state_dict.get(prefix + '_extra_state')
         contained = any(prefix + name in state_dict for name in self.frozen)
-        return None if record is None else json.loads(bytes(record.cpu().tolist())), contained
+        try:
+            return None if record is None else json.loads(bytes(record.cpu().tolist())), contained
+        except ValueError:
+            raise ValueError(f'{prefix}_extra_state, the record of the CLIP tower, is damaged') from None
 
     def _same_tower(self, trained: dict[str, Any]) -> bool:
         return trained['sha256'] is not None and all(

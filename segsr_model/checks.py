@@ -14,6 +14,8 @@ from segsr_model.metrics import check_metrics
 from segsr_model.report.paper import check_rows
 
 VAL_OPTIONS = ('val_freq', 'save_img', 'pbar', 'suffix', 'metrics', 'self_ensemble')
+PATH_OPTIONS = ('pretrain_network_g', 'param_key_g', 'strict_load_g', 'resume_state', 'ignore_resume_networks',
+                'experiments_root', 'results_root', 'models', 'training_states', 'log', 'visualization')
 
 
 def check_options(opt: Mapping[str, Any]) -> None:
@@ -25,6 +27,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
     check_rows(opt.get('rows') or [])
     if opt['is_train'] and 'train' not in opt['datasets']:
         raise ValueError('datasets:train is missing: this is an option file for basicsr/test.py')
+    check_keys('path', opt['path'], PATH_OPTIONS)
+    _check_network(opt)
     weights = opt['path'].get('pretrain_network_g')
     if weights and not osp.isfile(weights):
         raise ValueError(f"path:pretrain_network_g: there is no weights file '{weights}'"
@@ -40,8 +44,21 @@ def check_options(opt: Mapping[str, Any]) -> None:
                 raise ValueError(f'datasets:{phase}: {error}') from None
 
 
+def _check_network(opt: Mapping[str, Any]) -> None:
+    network = opt['network_g']
+    upscale = network.get('upscale', network.get('scale', opt.get('scale')))  # RRDBNet says scale
+    if upscale != opt.get('scale'):
+        raise ValueError(f'scale: is {opt.get("scale")}, but network_g has upscale {upscale}')
+    untrained = not opt['is_train'] and not opt['path'].get('pretrain_network_g') and network.get('type') != 'Bicubic'
+    if untrained:
+        raise ValueError('path:pretrain_network_g is missing: the weights to test')
+
+
 def _check_pairs(dataset: Mapping[str, Any], *, compare_sizes: bool) -> None:
     """Each HR image has its LR image and the other way round, of the size that the scale demands."""
+    for name in ('dataroot_gt', 'dataroot_lq'):
+        if not dataset.get(name):
+            raise ValueError(f"option '{name}' is missing")
     folders = [dataset['dataroot_gt'], dataset['dataroot_lq']]
     hr, lr = [_images(folder) for folder in folders]
     if dataset.get('meta_info_file') or dataset.get('filename_tmpl', '{}') != '{}':

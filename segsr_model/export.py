@@ -7,6 +7,7 @@ Training checkpoints name the frozen tower instead of holding it. The released f
 from __future__ import annotations
 
 import argparse
+import os
 
 import torch
 
@@ -24,18 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
     parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
-    parser.add_argument('--param-key', help="params or params_ema, instead of the option file's path:param_key_g")
+    parser.add_argument('--param-key', choices=('params', 'params_ema'), help="which weights of the "
+                        "file, instead of the option file's path:param_key_g")
     parser.add_argument('--out', required=True, help='the .pth file to write; its weights are under params')
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the file."""
+    if os.path.exists(args.out):
+        raise CommandError(f"--out '{args.out}' exists already; choose another name, or remove it first")
+    if not args.out.endswith('.pth'):
+        raise CommandError(f"--out '{args.out}': the name must end in .pth")
     try:
-        net = network_from_options(args.opt, args.checkpoint, args.param_key)
+        net = network_from_options(args.opt, args.checkpoint, args.param_key, needs_weights=True)
     except ValueError as error:
         raise CommandError(str(error)) from None
     for module in net.modules():
         if isinstance(module, SFEM):
             module.stores_tower = True
-    write_atomically(args.out, lambda path: torch.save({'params': net.state_dict()}, path))
+    try:
+        write_atomically(args.out, lambda path: torch.save({'params': net.state_dict()}, path))
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        raise CommandError(f"--out '{args.out}' cannot be written: {str(error).splitlines()[0]}") from None
     return 0

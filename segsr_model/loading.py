@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from segsr_arch.segsr_arch import SeGSR
@@ -62,45 +63,42 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bo
     warm_start = isinstance(net, SeGSR) and not any(k.startswith(('backbone.', 'guidance.')) for k in weights)
     if warm_start:
         weights = {f'backbone.{k}': v for k, v in weights.items()}
-    elif strict:
-        try:
-            net.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
-        return LoadReport(list(weights), [], [], [], False)
-
     own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    extra = {k for k in weights if k.endswith('_extra_state')}
     loaded = [k for k, v in weights.items() if k in own and own[k].shape == v.shape]
     report = LoadReport(
         loaded=loaded,
         new=[k for k in net.state_dict() if k not in weights and not k.endswith('_extra_state')],
-        unused=[k for k in weights if k not in own and not k.endswith('_extra_state')],
+        unused=[k for k in weights if k not in own and k not in extra],
         reshaped=[k for k, v in weights.items() if k in own and own[k].shape != v.shape],
         warm_start=warm_start)
-    missing = [k for k in report.new if k.startswith('backbone.')]
+    problems = [problem for name, module in net.named_modules() if isinstance(module, SFEM)
+                for problem in [module.foreign_tower(weights, f'{name}.')] if problem]
+    missing = [k for k in report.new if k.startswith('backbone.') or not warm_start]
+    if strict and problems:
+        raise ValueError(problems[0])
     if not loaded or (strict and (missing or report.unused or report.reshaped)):
-        wrong = [f'{k} is not in the file' for k in missing] + [f'{k} is not in the network' for k in report.unused]
-        wrong += [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the network'
-                  for k in report.reshaped]
+        wrong = [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the network'
+                 for k in report.reshaped]
+        wrong += [f'{k} is not in the file' for k in missing] + [f'{k} is not in the network' for k in report.unused]
         hint = '. To load what matches, set path:strict_load_g: false' if loaded else ''
         raise ValueError(f'the weights do not fit {type(net).__name__}: {"; ".join(wrong[:4])}'
                          f'{f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""}{hint}')
-    for name, module in net.named_modules():
-        problem = isinstance(module, SFEM) and module.foreign_tower(weights, f'{name}.')
-        if problem:
-            get_root_logger().warning(f'{problem}. Loading what fits, since strict_load_g is false.')
-    net.load_state_dict({k: weights[k] for k in loaded}, strict=False)
+    for problem in problems:
+        get_root_logger().warning(f'{problem}. Loading what fits, since strict_load_g is false.')
+    net.load_state_dict({k: weights[k] for k in (*loaded, *(() if problems else extra))}, strict=False)
     return report
 
 
-def network_from_options(option_file: str, checkpoint: str | None = None,
-                         param_key: str | None = None) -> nn.Module:
+def network_from_options(option_file: str, checkpoint: str | None = None, param_key: str | None = None, *,
+                         needs_weights: bool = False) -> nn.Module:
     """Build the network of an option file and load its weights, for use outside of training and testing.
 
     Args:
         option_file: a BasicSR option file with ``network_g``.
         checkpoint: weights; the option file's ``path:pretrain_network_g`` if None.
         param_key: ``params`` or ``params_ema``; the option file's ``path:param_key_g`` if None.
+        needs_weights: raise if neither names weights.
 
     Raises:
         ValueError: the option file or the checkpoint cannot be used.
@@ -110,12 +108,14 @@ def network_from_options(option_file: str, checkpoint: str | None = None,
         raise ValueError(f"'{option_file}' has no network_g with a type")
     path = options.get('path') or {}
     checkpoint = checkpoint or path.get('pretrain_network_g')
+    if needs_weights and not checkpoint:
+        raise ValueError(f"'{option_file}' names no weights: give --checkpoint, or set path:pretrain_network_g")
+    name = options['network_g']['type']
+    if name not in ARCH_REGISTRY and f'{name}_basicsr' not in ARCH_REGISTRY:
+        raise ValueError(f"'{option_file}': network_g:type: BasicSR has no network '{name}'")
     try:
         net = build_network(options['network_g']).eval()
-    except KeyError:
-        raise ValueError(f"'{option_file}': network_g:type: BasicSR has no network "
-                         f"'{options['network_g']['type']}'") from None
-    except (AssertionError, TypeError, ValueError) as error:
+    except Exception as error:  # BasicSR's own networks check nothing: any error may come of a wrong option
         raise ValueError(f"'{option_file}': {error}") from error
     if checkpoint:
         weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))

@@ -92,7 +92,10 @@ class SavedScores(Scores):
 def is_unfinished(folder: str | Path, protocol: dict[str, Any]) -> bool:
     """Whether the folder holds the beginning of a test under this protocol."""
     lines = whole_lines(Path(folder) / f'scores_{protocol["dataset"]}.unfinished.jsonl')
-    return bool(lines) and json.loads(lines[0]) == protocol
+    try:
+        return bool(lines) and json.loads(lines[0]) == protocol
+    except ValueError:
+        return False
 
 
 def whole_lines(path: Path) -> list[str]:

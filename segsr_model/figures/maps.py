@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
     parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
-    parser.add_argument('--param-key', help="params or params_ema, instead of the option file's path:param_key_g")
+    parser.add_argument('--param-key', choices=('params', 'params_ema'),
+                        help="which weights of the file, instead of the option file's path:param_key_g")
     parser.add_argument('--lr', required=True, nargs='+', help='the LR image, or several')
     parser.add_argument('--hr', nargs='+', help='their HR images, for a comparison')
     parser.add_argument('--own-scale', action='store_true',

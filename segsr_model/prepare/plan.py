@@ -44,11 +44,16 @@ def plan_published(named: Mapping[str, str], *, side: int) -> list[Item]:
 
 
 def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) -> list[Item]:
-    """Whole images of any size. Raises CommandError for one that cannot be opened."""
-    items = []
+    """Whole images of any size. Raises CommandError with all those that cannot be opened."""
+    items, problems = [], []
     for name, path in named.items():
-        with _opened(source, path, open_scene) as scene:
-            items.append(Item(name, path, None, *scene.size))
+        try:
+            with _opened(source, path, open_scene) as scene:
+                items.append(Item(name, path, None, *scene.size))
+        except CommandError as error:
+            problems.append(str(error))
+    if problems:
+        raise CommandError(f'{len(problems)} unusable images, nothing was written: {"; ".join(problems[:10])}')
     return items
 
 

@@ -13,6 +13,7 @@ from segsr_model.report.formats import to_csv, to_latex, to_markdown
 from segsr_model.report.paper import paper_tables
 from segsr_model.report.runs import Run, find_runs, find_unfinished
 
+HEAD = '# Results, by segsr report'
 EXAMPLES = """examples:
   segsr report
   segsr report --dataset sample_test --out report_sample     the same tables for another test set
@@ -45,17 +46,29 @@ def run(args: argparse.Namespace) -> int:
         tables = [table for table in tables if table.runs]
     left_out = [] if args.dataset else _left_out(runs)
 
-    texts = {'report.md': '# Results\n\n' + '\n'.join(map(to_markdown, tables))}
+    _check_folder(args.out)
+    texts = {'report.md': f'{HEAD}\n\n' + '\n'.join(map(to_markdown, tables))}
     for table in tables:
         texts[f'table_{table.number}.csv'] = to_csv(table)
         texts[f'table_{table.number}.tex'] = to_latex(table)
-    for name, text in texts.items():
-        write_atomically(args.out / name, lambda path, text=text: Path(path).write_text(text, encoding='utf-8'))
+    try:
+        for name, text in texts.items():
+            write_atomically(args.out / name, lambda path, text=text: Path(path).write_text(text, encoding='utf-8'))
+    except OSError as error:
+        raise CommandError(f"--out '{args.out}' cannot be written: {error.strerror}") from None
     for table in tables:
         sys.stdout.write(f'Table {table.number}: {table.runs} runs\n')
         sys.stdout.write(''.join(f'  warning: {warning}\n' for warning in table.warnings))
     sys.stdout.write(''.join(f'{line}\n' for line in left_out) + f'{args.out / "report.md"}\n')
     return 0
+
+
+def _check_folder(out: Path) -> None:
+    report = out / 'report.md'
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"--out '{out}' is a file; name a folder")
+    if report.exists() and HEAD not in report.read_text(encoding='utf-8', errors='replace').splitlines()[:1]:
+        raise CommandError(f"'{report}' was not written by segsr report; choose another --out")
 
 
 def _left_out(runs: list[Run]) -> list[str]:

@@ -52,14 +52,17 @@ def find_runs(results: Path) -> list[Run]:
     if not results.is_dir():
         raise CommandError(f"there is no folder '{results}'; basicsr/test.py makes it")
     files = [file for pattern in ('scores_*.json', '*/scores_*.json') for file in results.glob(pattern)]
-    return [_read_run(file) for file in sorted(files, key=lambda file: (file.stat().st_mtime, file))
+    runs = [_read_run(file) for file in sorted(files, key=lambda file: (file.stat().st_mtime, file))
             if '_archived_' not in file.parent.name]
+    return [run for run in runs if run]
 
 
-def _read_run(path: Path) -> Run:
+def _read_run(path: Path) -> Run | None:
     try:
         content = json.loads(path.read_text())
         protocol = content['protocol']
+        if not protocol['rows']:  # a test of something else, whatever was measured
+            return None
         check_rows(protocol['rows'])
         ssim, psnr = (_paper_metric(protocol, kind) for kind in ('calculate_ssim', 'calculate_psnr'))
         values = {key: (row[ssim], row[psnr]) for key, row in content['classes'].items()}
@@ -109,14 +112,19 @@ def find_unfinished(experiments: Path, results: Path) -> list[Unfinished]:
         trained = (file.parent / 'models' / 'net_g_latest.pth').is_file()
         iterations = max((int(state) for state in states if state.isdigit()), default=0)
         status = 'not tested' if trained else f'training, {iterations:,} iterations'
-        for dataset in (options.get('datasets') or {}).values():
-            found += _rows(options.get('rows'), options.get('scale'), dataset.get('name'), status)
+        datasets = options.get('datasets')
+        for dataset in datasets.values() if isinstance(datasets, dict) else ():
+            if isinstance(dataset, dict):
+                found += _rows(options.get('rows'), options.get('scale'), dataset.get('name'), status)
     for file in sorted(results.glob('*/scores_*.unfinished.jsonl')):
         if '_archived_' not in file.parent.name:
-            lines = [json.loads(line) for line in whole_lines(file)]
-            for protocol in lines[:1]:
+            lines = whole_lines(file)
+            try:
+                protocol = json.loads(lines[0])
                 status = f'{len(lines) - 1:,} of {protocol["images"]:,} images tested'
                 found += _rows(protocol['rows'], protocol['scale'], protocol['dataset'], status)
+            except (IndexError, KeyError, TypeError, ValueError):
+                continue  # not the journal of a test: basicsr/test.py will start it afresh
     return found
 
 

@@ -27,8 +27,11 @@ def run(args: argparse.Namespace) -> int:
         if not files:
             raise CommandError(f"'{folder}' has no scores_*.json; test with model_type: SemanticGuidedSRModel first")
         for file in files:
-            content = json.loads(file.read_text())
-            rows.append((content['protocol']['name'], content['protocol']['dataset'], content['average']))
+            try:
+                content = json.loads(file.read_text())
+                rows.append((content['protocol']['name'], content['protocol']['dataset'], dict(content['average'])))
+            except (ValueError, KeyError, TypeError):
+                raise CommandError(f"'{file}' is not a scores file of basicsr/test.py") from None
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, dataset, average in rows:
         values = '   '.join(f'{metric} {value:.4f}' for metric, value in average.items())

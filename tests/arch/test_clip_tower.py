@@ -128,3 +128,13 @@ def test_a_cached_file_is_asked_for_first_and_one_place_suffices(tiny_clip, monk
     tower = load_tower(EncoderOptions(model='tiny-model', pretrained='mine'))
     assert asked == (['site/tiny.pt', 'someone/tiny/'] if cached else ['someone/tiny/', 'site/tiny.pt'])
     assert torch.equal(tower.visual.proj, tiny_clip.clip.visual.proj)
+
+
+def test_a_model_config_may_bring_its_normalisation(tiny_clip, tmp_path):
+    """open_clip_config.json, as on the Hugging Face hub."""
+    path = tmp_path / 'open_clip_config.json'
+    path.write_text(json.dumps({'model_cfg': tiny_clip.config,
+                                'preprocess_cfg': {'mean': [0.5, 0.5, 0.5], 'std': [0.2, 0.2, 0.2]}}))
+    for pretrained in (None, tiny_clip.weights):
+        source = load_tower(EncoderOptions(model=str(path), pretrained=pretrained)).source
+        assert (source['mean'], source['std']) == ([0.5, 0.5, 0.5], [0.2, 0.2, 0.2])

@@ -147,3 +147,14 @@ def test_same_weights_normalised_otherwise_are_another_tower(build, tiny_clip, m
         assert 'semantic:encoder' in str(error)
     else:
         torch.testing.assert_close(output(other), output(net), rtol=0, atol=1e-6)
+
+
+def test_another_lora_alpha_is_an_error(build):
+    """No weight tells by what the increment is multiplied."""
+    net = build('SeGSR_EDSR')
+    other = build('SeGSR_EDSR', encoder_options={'lora_alpha': 64})
+    with pytest.raises(RuntimeError, match=r"alpha at 4, this network has 64.*semantic:encoder:lora_alpha"):
+        other.load_state_dict(saved(net.state_dict()))
+    explicit = build('SeGSR_EDSR', encoder_options={'lora_alpha': 4})
+    explicit.load_state_dict(saved(net.state_dict()))
+    assert torch.equal(output(explicit), output(net))

@@ -121,6 +121,9 @@ def test_train_and_test_take_the_same_row(row, monkeypatch, tmp_path):
     ('val: {self_ensembel: true}', r"val: unknown option 'self_ensembel'; did you mean 'self_ensemble'\?"),
     ('val: {metrics: {psnr: {type: calculate_psnrr}}}', r"val:metrics:psnr: there is no metric of type '.*psnrr'; "),
     ('path: {pretrain_network_g: none.pth}', r"path:pretrain_network_g: there is no weights file 'none\.pth'$"),
+    ('path: {pretrain_netwrok_g: a.pth}', r"path: unknown option 'pretrain_netwrok_g'; did you mean 'pret"),
+    ('network_g: {upscale: 2}', r'scale: is 4, but network_g has upscale 2'),
+    ('datasets: {train: {dataroot_lq: ~}}', r"datasets:train: option 'dataroot_lq' is missing"),
     ('datasets: {train: ~}', r'datasets:train is missing: this is an option file for basicsr/test\.py'),
     ('datasets: {train: {dataroot_lq: nowhere}}', r"datasets:train: there is no folder 'nowhere'; \"segsr prepare"),
 ])

@@ -252,3 +252,32 @@ def test_a_damaged_scores_file_ends_in_one_line_and_writes_nothing(tested, repor
 def test_no_results_at_all(report):
     code, output, *_ = report()
     assert code == 2 and "there is no folder" in output and len(output.splitlines()) == 1
+
+
+def test_tests_that_claim_no_row_do_not_matter(tested, report, tmp_path):
+    tested('HAT', ['I HAT'], {'beach01': (29.5, 0.8)})
+    other = tested('other', [], {'beach01': (20.0, 0.5)})
+    scores = json.loads((other / 'scores_UCMerced_test.json').read_text())
+    (other / 'scores_UCMerced_test.json').write_text(json.dumps({**scores, 'average': {}, 'classes': {}}))
+    assert report()[0] == 0
+
+
+def test_what_others_left_among_the_runs_does_not_stop_it(tested, report, tmp_path):
+    folder = tested('HAT', ['I HAT'], {'beach01': (29.5, 0.8)})
+    (folder / 'scores_x.unfinished.jsonl').write_text('garbage}\n')
+    for i, datasets in enumerate(('[1, 2]', '{val: 3}')):
+        (tmp_path / 'experiments' / str(i)).mkdir(parents=True)
+        (tmp_path / 'experiments' / str(i) / 'run.yml').write_text(f'rows: [I HAT]\ndatasets: {datasets}')
+    assert report()[0] == 0
+
+
+def test_a_report_of_someone_elses_is_not_overwritten(tested, report, tmp_path):
+    tested('HAT', ['I HAT'], {'beach01': (29.5, 0.8)})
+    (tmp_path / 'report').mkdir()
+    (tmp_path / 'report' / 'report.md').write_text('mine')
+    code, output, text, tables = report()
+    assert code == 2 and 'was not written by segsr report' in output and text == 'mine' and not tables
+    (tmp_path / 'report' / 'report.md').unlink()
+    assert report()[0] == report()[0] == 0
+    code, output, *_ = report('--out', tmp_path / 'results' / 'HAT' / 'scores_UCMerced_test.json')
+    assert code == 2 and 'is a file; name a folder' in output

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from segsr_model.cli import main
 from segsr_model.prepare.catalogue import class_of
 from segsr_model.scores import SavedScores, Scores
 
@@ -33,3 +34,10 @@ def test_averages_are_over_images_not_over_classes(tmp_path):
 
 def test_no_images_no_averages():
     assert Scores().average() == {} and Scores().classes() == {}
+
+
+@pytest.mark.parametrize('content', ['{', '[]', '{"protocol": {}}'])
+def test_what_is_no_scores_file_is_one_line(content, tmp_path, capsys):
+    (tmp_path / 'scores_x.json').write_text(content)
+    assert main(['scores', str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("scores_x.json' is not a scores file of basicsr/test.py\n")
