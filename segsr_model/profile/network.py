@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import platform
 import statistics
 import sys
@@ -63,6 +64,7 @@ def profile(network: Mapping[str, Any], work: Workload) -> Profile:
         KeyError, OptionError, TypeError: the network cannot be built.
         RuntimeError: it cannot be run.
     """
+    importlib.import_module('open_clip')  # a library, whose memory is not the network's; imported late elsewhere
     reset_peak_memory('cpu')
     before = peak_memory('cpu')
     net = build(network).to(work.device)
