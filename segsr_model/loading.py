@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -74,7 +75,8 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bo
         warm_start=warm_start)
     problems = [problem for name, module in net.named_modules() if isinstance(module, SFEM)
                 for problem in [module.foreign_tower(weights, f'{name}.')] if problem]
-    missing = [k for k in report.new if k.startswith('backbone.') or not warm_start]
+    expected = net.backbone.state_dict(prefix='backbone.') if warm_start else net.state_dict()
+    missing = [k for k in expected if k not in weights]  # the record of the CLIP tower included
     if strict and problems:
         raise ValueError(problems[0])
     if not loaded or (strict and (missing or report.unused or report.reshaped)):
@@ -88,6 +90,14 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bo
         get_root_logger().warning(f'{problem}. Loading what fits, since strict_load_g is false.')
     net.load_state_dict({k: weights[k] for k in (*loaded, *(() if problems else extra))}, strict=False)
     return report
+
+
+def network_options(option_file: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``network_g`` of the options of a file. ValueError: there is none, or it has no type."""
+    network = options.get('network_g')
+    if not isinstance(network, dict) or 'type' not in network:
+        raise ValueError(f"'{option_file}' has no network_g with a type")
+    return network
 
 
 def network_from_options(option_file: str, checkpoint: str | None = None, param_key: str | None = None, *,
@@ -104,17 +114,16 @@ def network_from_options(option_file: str, checkpoint: str | None = None, param_
         ValueError: the option file or the checkpoint cannot be used.
     """
     options = read_options(option_file)
-    if not isinstance(options.get('network_g'), dict) or 'type' not in options['network_g']:
-        raise ValueError(f"'{option_file}' has no network_g with a type")
+    network = network_options(option_file, options)
     path = options.get('path') or {}
     checkpoint = checkpoint or path.get('pretrain_network_g')
     if needs_weights and not checkpoint:
         raise ValueError(f"'{option_file}' names no weights: give --checkpoint, or set path:pretrain_network_g")
-    name = options['network_g']['type']
+    name = network['type']
     if name not in ARCH_REGISTRY and f'{name}_basicsr' not in ARCH_REGISTRY:
         raise ValueError(f"'{option_file}': network_g:type: BasicSR has no network '{name}'")
     try:
-        net = build_network(options['network_g']).eval()
+        net = build_network(network).eval()
     except Exception as error:  # BasicSR's own networks check nothing: any error may come of a wrong option
         raise ValueError(f"'{option_file}': {error}") from error
     if checkpoint:

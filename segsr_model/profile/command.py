@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from segsr_model import loading
 from segsr_model.cli import CommandError
 from segsr_model.figures.drawing import check_output, write_output
 from segsr_model.files import read_options
@@ -70,12 +71,9 @@ def run(args: argparse.Namespace) -> int:
 def network_options(file: str) -> dict:
     """``network_g`` of an option file."""
     try:
-        network = read_options(file).get('network_g')
+        return loading.network_options(file, read_options(file))
     except ValueError as error:
         raise CommandError(str(error)) from None
-    if not isinstance(network, dict) or 'type' not in network:
-        raise CommandError(f"'{file}' has no network_g with a type")
-    return network
 
 
 def in_own_process(file: str, network: dict, work: Workload) -> Profile:

@@ -78,6 +78,15 @@ def test_another_tower_is_a_warning_with_strict_load_off(network, clip_weights, 
     assert torch.equal(net.backbone.conv_last.weight, weights['backbone.conv_last.weight'])
 
 
+def test_weights_without_the_record_of_their_tower_are_refused(network):
+    """Nothing would tell whether they were trained with the tower at hand."""
+    weights = build_network(network).state_dict()
+    del weights['guidance.sfem._extra_state']
+    with pytest.raises(ValueError, match=r'guidance\.sfem\._extra_state is not in the file'):
+        load_weights(build_network(network), weights)
+    load_weights(build_network(network), weights, strict=False)
+
+
 def test_shapes_that_differ_are_named(network):
     stock = build_network({'type': 'EDSR', 'upscale': 4, **STOCK['EDSR'], 'num_feat': 8})
     with pytest.raises(ValueError, match=r'conv_first\.weight is \(8, 3, 3, 3\) in the file and \(16, 3, 3, 3\)'):
