@@ -22,6 +22,14 @@ class CommandError(Exception):
     """What a subcommand raises for bad input: shown as one line, exit code 2."""
 
 
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that loads a network: what `segsr_model.loading.network_from_options` takes."""
+    parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
+    parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
+    parser.add_argument('--param-key', choices=('params', 'params_ema'),
+                        help="which weights of the file, instead of the option file's path:param_key_g")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``segsr COMMAND ...``.
 

@@ -12,7 +12,7 @@ import os
 import torch
 
 from segsr_arch.sfem import SFEM
-from segsr_model.cli import CommandError
+from segsr_model.cli import CommandError, add_network_arguments
 from segsr_model.files import write_atomically
 from segsr_model.loading import network_from_options
 
@@ -23,10 +23,7 @@ EXAMPLES = """example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``segsr export``."""
     parser.epilog = EXAMPLES
-    parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
-    parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
-    parser.add_argument('--param-key', choices=('params', 'params_ema'), help="which weights of the "
-                        "file, instead of the option file's path:param_key_g")
+    add_network_arguments(parser)
     parser.add_argument('--out', required=True, help='the .pth file to write; its weights are under params')
 
 

@@ -48,13 +48,17 @@ class SemanticGuidedSRModel(SRModel):
         Raises:
             ValueError: the file cannot be read, or does not fit and ``strict`` is set.
         """
-        weights, used_key = read_weights(load_path, param_key)
+        self.load_read_weights(net, *read_weights(load_path, param_key), load_path, strict)
+
+    def load_read_weights(self, net: nn.Module, weights: dict[str, torch.Tensor], param_key: str | None,
+                          load_path: str, strict: bool) -> None:
+        """The part of `load_network` after `read_weights`."""
         try:
             report = load_weights(self.get_bare_model(net), weights, strict=strict)
         except ValueError as error:
             raise ValueError(f"path:pretrain_network_g: '{load_path}': {error}") from None
         kind = 'Warm start of the backbone' if report.warm_start else 'Loading'
-        get_root_logger().info(f'{kind} from {load_path}, with param key [{used_key}]: {report}.')
+        get_root_logger().info(f'{kind} from {load_path}, with param key [{param_key}]: {report}.')
 
     def init_training_settings(self) -> None:
         """As in SRModel, but the EMA network is a copy that shares what is frozen, not a second build."""
@@ -74,8 +78,11 @@ class SemanticGuidedSRModel(SRModel):
         trained = [(p, q) for p, q in zip(self.net_g_ema.parameters(), net.parameters()) if p is not q]
         self.ema_weights, self.net_weights = [list(weights) for weights in zip(*trained)]
         load_path = self.opt['path'].get('pretrain_network_g')
-        if load_path and read_weights(load_path, 'params_ema')[1] == 'params_ema':
-            self.load_network(self.net_g_ema, load_path, self.opt['path'].get('strict_load_g', True), 'params_ema')
+        if load_path:
+            weights, key = read_weights(load_path, 'params_ema')
+            if key == 'params_ema':
+                strict = self.opt['path'].get('strict_load_g', True)
+                self.load_read_weights(self.net_g_ema, weights, key, load_path, strict)
         get_root_logger().info(f'Use Exponential Moving Average with decay: {self.ema_decay}')
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from basicsr.utils import img2tensor, tensor2img
 
 from segsr_arch.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
-from segsr_model.cli import CommandError
+from segsr_model.cli import CommandError, add_network_arguments
 from segsr_model.figures.drawing import (
     FONT_SIZE,
     GAP,
@@ -47,10 +47,7 @@ COLOURS = {False: 'RdBu_r', True: 'viridis'}  # on one scale around 0, or each m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``segsr maps``."""
     parser.epilog = EXAMPLES
-    parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
-    parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
-    parser.add_argument('--param-key', choices=('params', 'params_ema'),
-                        help="which weights of the file, instead of the option file's path:param_key_g")
+    add_network_arguments(parser)
     parser.add_argument('--lr', required=True, nargs='+', help='the LR image, or several')
     parser.add_argument('--hr', nargs='+', help='their HR images, for a comparison')
     parser.add_argument('--own-scale', action='store_true',
@@ -107,8 +104,8 @@ def load(args: argparse.Namespace) -> SeGSR:
     try:
         net = network_from_options(args.opt, args.checkpoint, args.param_key)
         checkpoint = args.checkpoint or (read_options(args.opt).get('path') or {}).get('pretrain_network_g')
-    except (ValueError, KeyError) as error:
-        raise CommandError(str(error).strip('"')) from None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     if not isinstance(net, SeGSR):
         raise CommandError(f"'{args.opt}' describes a {type(net).__name__}, which has no guidance maps")
     if not checkpoint:

@@ -1,29 +1,15 @@
 """What a state_dict holds: what is trained, and of the frozen tower its name and checksum, unless it must hold it."""
 
 import copy
-import io
 
 import pytest
 import torch
 
 import segsr_arch
 
+from .stored import TOWER, output, saved
+
 NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']
-TOWER = 'guidance.sfem.visual.'
-LR = torch.linspace(0, 1, 3 * 7 * 9).view(1, 3, 7, 9)
-
-
-def saved(state):
-    """Through a file and back, as safely as BasicSR's checkpoints can be read."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def output(net):
-    with torch.no_grad():
-        return net(LR)
 
 
 @pytest.mark.parametrize('guidance', ['none', 'add', 'feature', 'map'])
