@@ -55,8 +55,8 @@ setup(
         'pyyaml',
         'safetensors',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which only setuptools still has
-        'torch>=2.1',
-        'torchvision>=0.16',
+        'torch>=2.4',
+        'torchvision>=0.19',
         'tqdm',
     ],
     extras_require={

@@ -15,33 +15,14 @@ import torch.nn.functional as F  # noqa: N812
 from basicsr.archs.arch_util import Upsample
 from einops import rearrange
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from segsr_arch.checkpointing import recomputed
 from segsr_arch.padding import pad_to_multiple
+from segsr_arch.window_attention import window_attention
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
 UPSAMPLE_FEAT = 64  # channels of the reconstruction part
-
-
-def window_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Softmax attention inside each window.
-
-    Args:
-        q: (b, w, m, n, c) queries of w windows, m heads.
-        k, v: (b, w, m, l, c) keys and values.
-        bias: (1, m, n, l) if all windows share it, else (w, m, n, l). Added to the scaled products.
-
-    Returns:
-        (b, w, m, n, c).
-    """
-    b, w = q.shape[:2]
-    fold = '(b w) m n c' if bias.shape[0] == 1 else 'b (w m) n c'
-    q, k, v = (rearrange(t, f'b w m n c -> {fold}') for t in (q, k, v))
-    if bias.shape[0] > 1:
-        bias = rearrange(bias, 'w m n l -> 1 (w m) n l')
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-    return rearrange(out, f'{fold} -> b w m n c', b=b, w=w)
 
 
 def position_index(query: int, key: int) -> torch.Tensor:
@@ -63,23 +44,36 @@ def position_index(query: int, key: int) -> torch.Tensor:
     return offset[0] * (query + key - 1) + offset[1]
 
 
-@lru_cache(maxsize=2)  # one size when training, one when validating: masks of large images are large
-def shift_mask(h: int, w: int, window: int, shift: int, device: torch.device) -> torch.Tensor:
-    """What a cyclic shift must not connect: (windows, 1, window², window²), 0 inside a region and -100 across."""
-    def regions(size: int) -> torch.Tensor:
-        index = torch.arange(size, device=device)
-        return (index >= size - window).long() + (index >= size - shift).long()
+def position_bias(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Bias of each head for each pair of pixels: table (positions, m), index (n, l) -> (m, n, l)."""
+    places = (index % len(table)).flatten().expand(table.shape[1], -1)  # an index may be negative, see position_index
+    return table.T.gather(1, places).unflatten(1, index.shape)
 
-    region = 3 * regions(h)[:, None] + regions(w)[None, :]
-    region = rearrange(region, '(y i) (x j) -> (y x) (i j)', i=window, j=window)
+
+@lru_cache(maxsize=8)
+def shift_mask(window: int, shift: int, device: torch.device) -> torch.Tensor:
+    """What a cyclic shift must not connect: (4, 1, window², window²), 0 inside a region and -100 across.
+
+    The four kinds of windows are those away from the image's end, in the last column, in the last row, and in both.
+    """
+    wrapped = (torch.arange(window, device=device) >= window - shift).long()
+    none = torch.zeros_like(wrapped)
+    region = torch.stack([(2 * rows[:, None] + columns).flatten()
+                          for rows in (none, wrapped) for columns in (none, wrapped)])
     return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
 
 
-class ChannelAttention(nn.Module):
-    """RCAN's channel attention: (b, c, h, w) -> the same."""
+def window_kinds(rows: int, columns: int) -> tuple[int, ...]:
+    """Which of `shift_mask`'s kinds the windows of a grid are, row by row."""
+    return tuple(2 * (y == rows - 1) + (x == columns - 1) for y in range(rows) for x in range(columns))
 
-    def __init__(self, num_feat: int, squeeze_factor: int):
+
+class ChannelAttention(nn.Module):
+    """RCAN's channel attention, times ``scale``: (b, c, h, w) -> the same."""
+
+    def __init__(self, num_feat: int, squeeze_factor: int, scale: float):
         super().__init__()
+        self.scale = scale
         self.attention = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(num_feat, num_feat // squeeze_factor, 1),
@@ -88,19 +82,19 @@ class ChannelAttention(nn.Module):
             nn.Sigmoid())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.attention(x)
+        return x * (self.scale * self.attention(x))
 
 
 class CAB(nn.Module):
-    """Channel attention block, HAT's convolutional path: (b, c, h, w) -> the same."""
+    """Channel attention block, HAT's convolutional path, times ``scale``: (b, c, h, w) -> the same."""
 
-    def __init__(self, num_feat: int, compress_ratio: int, squeeze_factor: int):
+    def __init__(self, num_feat: int, compress_ratio: int, squeeze_factor: int, scale: float):
         super().__init__()
         self.cab = nn.Sequential(
             nn.Conv2d(num_feat, num_feat // compress_ratio, 3, padding=1),
             nn.GELU(),
             nn.Conv2d(num_feat // compress_ratio, num_feat, 3, padding=1),
-            ChannelAttention(num_feat, squeeze_factor))
+            ChannelAttention(num_feat, squeeze_factor, scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cab(x)
@@ -120,6 +114,20 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+class FeedForward(nn.Module):
+    """What both kinds of blocks end with: a norm and an MLP, ``norm2`` and ``mlp``.
+
+    The MLP's inner features are a block's largest. In training they are computed again in backward instead of kept,
+    for a fiftieth of the time, unless the whole block is.
+    """
+
+    recompute = True
+
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, h, w, c) -> the same."""
+        return recomputed(lambda x: self.mlp(self.norm2(x)), x, when=self.recompute)
+
+
 class WindowAttention(nn.Module):
     """(Shifted) window self-attention with a learned bias per relative position: (b, h, w, c) -> the same."""
 
@@ -133,31 +141,33 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        h, w = x.shape[1:3]
-        bias = rearrange(self.relative_position_bias_table[index], 'n l m -> 1 m n l')
+        size = self.window_size
+        rows, columns = x.shape[1] // size, x.shape[2] // size
+        bias = position_bias(self.relative_position_bias_table, index)[None]
+        kinds = (0,) * (rows * columns)
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-            bias = bias + shift_mask(h, w, self.window_size, self.shift, x.device)
-        q, k, v = rearrange(self.qkv(x), 'b (y i) (x j) (qkv m c) -> qkv b (y x) m (i j) c', qkv=3,
-                            m=self.num_heads, i=self.window_size, j=self.window_size)
-        x = rearrange(window_attention(q, k, v, bias), 'b (y x) m (i j) c -> b (y i) (x j) (m c)',
-                      y=h // self.window_size, i=self.window_size)
+            bias = bias + shift_mask(size, self.shift, x.device)
+            kinds = window_kinds(rows, columns)
+        x = rearrange(x, 'b (y i) (x j) c -> b (y x) (i j) c', i=size, j=size)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        x = self.proj_drop(self.proj(window_attention(q, k, v, bias, kinds).flatten(3)))
+        x = rearrange(x, 'b (y x) (i j) c -> b (y i) (x j) c', y=rows, i=size)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), (1, 2))
-        return self.proj_drop(self.proj(x))
+        return x
 
 
-class HAB(nn.Module):
+class HAB(FeedForward):
     """Hybrid attention block: window attention and channel attention side by side, then an MLP."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int, compress_ratio: int,
                  squeeze_factor: int, conv_scale: float, mlp_ratio: float, qkv_bias: bool, drop: float,
                  drop_path: float):
         super().__init__()
-        self.conv_scale = conv_scale
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window_size, shift, qkv_bias, drop)
-        self.conv_block = CAB(dim, compress_ratio, squeeze_factor)
+        self.conv_block = CAB(dim, compress_ratio, squeeze_factor, conv_scale)
         self.drop_path = StochasticDepth(drop_path, mode='row')
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
@@ -165,11 +175,11 @@ class HAB(nn.Module):
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         y = self.norm1(x)
         conv = self.conv_block(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.attn(y, index)) + conv * self.conv_scale
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = (x + self.drop_path(self.attn(y, index))).add_(conv)
+        return x + self.drop_path(self.feed_forward(x))
 
 
-class OCAB(nn.Module):
+class OCAB(FeedForward):
     """Overlapping cross-attention block: queries of a window see keys of a larger, overlapping one."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, overlap_ratio: float, mlp_ratio: float,
@@ -186,17 +196,18 @@ class OCAB(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), 0.0)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        h, size, margin = x.shape[1], self.window_size, (self.overlap - self.window_size) // 2
+        size, margin = self.window_size, (self.overlap - self.window_size) // 2
+        rows, columns = x.shape[1] // size, x.shape[2] // size
         q, kv = self.qkv(self.norm1(x)).split((x.shape[-1], 2 * x.shape[-1]), dim=-1)
-        q = rearrange(q, 'b (y i) (x j) (m c) -> b (y x) m (i j) c', i=size, j=size, m=self.num_heads)
+        q = rearrange(q, 'b (y i) (x j) (m c) -> b (y x) (i j) m c', i=size, j=size, m=self.num_heads)
         kv = F.pad(kv, (0, 0, margin, margin, margin, margin))
         kv = kv.unfold(1, self.overlap, size).unfold(2, self.overlap, size)
-        k, v = rearrange(kv, 'b y x (kv m c) i j -> kv b (y x) m (i j) c', kv=2, m=self.num_heads)
-        bias = rearrange(self.relative_position_bias_table[index], 'n l m -> 1 m n l')
-        out = rearrange(window_attention(q, k, v, bias), 'b (y x) m (i j) c -> b (y i) (x j) (m c)',
-                        y=h // size, i=size)
+        k, v = rearrange(kv, 'b y x (kv m c) i j -> b (y x) (i j) kv m c', kv=2, m=self.num_heads).unbind(3)
+        bias = position_bias(self.relative_position_bias_table, index)[None]
+        out = window_attention(q, k, v, bias, (0,) * (rows * columns)).flatten(3)
+        out = rearrange(out, 'b (y x) (i j) c -> b (y i) (x j) c', y=rows, i=size)
         x = x + self.proj(out)
-        return x + self.mlp(self.norm2(x))
+        return x + self.feed_forward(x)
 
 
 def overlap_window(window_size: int, overlap_ratio: float) -> int:
@@ -215,10 +226,8 @@ class AttentionBlocks(nn.Module):
 
     def forward(self, x: torch.Tensor, index: torch.Tensor, overlap_index: torch.Tensor) -> torch.Tensor:
         for block, i in [*((block, index) for block in self.blocks), (self.overlap_attn, overlap_index)]:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, i, use_reentrant=False)
-            else:
-                x = block(x, i)
+            block.recompute = not self.use_checkpoint
+            x = recomputed(block, x, i, when=self.use_checkpoint)
         return x
 
 

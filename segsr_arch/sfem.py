@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import nn
 
+from segsr_arch.checkpointing import recomputed
 from segsr_arch.clip_tower import load_tower, set_quick_gelu
 from segsr_arch.lora import add_lora
 from segsr_arch.options import EncoderOptions
@@ -29,7 +30,11 @@ class SFEM(nn.Module):
     Args:
         options: model, weights and LoRA.
         upscale: s, by which the LR image is enlarged before CLIP.
+
+    ``use_checkpoint`` recomputes the tower's blocks in backward.
     """
+
+    use_checkpoint = False
 
     def __init__(self, *, options: EncoderOptions, upscale: int):
         super().__init__()
@@ -62,7 +67,10 @@ class SFEM(nn.Module):
         tokens = rearrange(patches, 'b c h w -> b (h w) c')
         cls = tower.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
         tokens = torch.cat([cls, tokens], dim=1) + self.position_embedding(h, w).to(tokens.dtype)
-        tokens = tower.ln_post(tower.transformer(tower.ln_pre(tokens))) @ tower.proj
+        tokens = tower.ln_pre(tokens)
+        for block in tower.transformer.resblocks:
+            tokens = recomputed(block, tokens, when=self.use_checkpoint)
+        tokens = tower.ln_post(tokens) @ tower.proj
         return tokens[:, 0], rearrange(tokens[:, 1:], 'b (h w) d -> b d h w', h=h)
 
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

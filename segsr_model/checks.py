@@ -13,7 +13,7 @@ from segsr_arch.options import check_keys
 from segsr_model.metrics import check_metrics
 from segsr_model.report.paper import check_rows
 
-VAL_OPTIONS = ('val_freq', 'save_img', 'pbar', 'suffix', 'metrics', 'self_ensemble')
+VAL_OPTIONS = ('val_freq', 'save_img', 'pbar', 'suffix', 'metrics', 'self_ensemble', 'amp')
 PATH_OPTIONS = ('pretrain_network_g', 'param_key_g', 'strict_load_g', 'resume_state', 'ignore_resume_networks',
                 'experiments_root', 'results_root', 'models', 'training_states', 'log', 'visualization')
 

@@ -19,6 +19,7 @@ from segsr_model.inference import super_resolve
 from segsr_model.loading import load_weights
 from segsr_model.protocol import protocol_of
 from segsr_model.scores import SavedScores, Scores
+from segsr_model.training_step import TrainingStep, autocast, build_optimizer, prepare_network
 
 
 @MODEL_REGISTRY.register()
@@ -64,7 +65,9 @@ class SemanticGuidedSRModel(SRModel):
         """As in SRModel, but the EMA network is a copy that shares what is frozen, not a second build."""
         train_opt = self.opt['train']
         ema_decay = train_opt.pop('ema_decay', 0)
+        prepare_network(self.get_bare_model(self.net_g), train_opt)
         super().init_training_settings()
+        self.step = TrainingStep(train_opt, self.device)
         self.ema_decay = train_opt['ema_decay'] = ema_decay
         self.iterations = 0
         if ema_decay > 0:
@@ -91,15 +94,35 @@ class SemanticGuidedSRModel(SRModel):
         torch._foreach_lerp_(self.ema_weights, self.net_weights, 1 - decay)
 
     def setup_optimizers(self) -> None:
+        """As in SRModel, for what is trained, with any optimizer of torch.optim and in its fused form where it has one.
+
+        ``optim_g: fused: false`` leaves that out.
+        """
         train_opt = self.opt['train']
         optim_type = train_opt['optim_g'].pop('type')
         trained = [p for p in self.net_g.parameters() if p.requires_grad]
-        self.optimizer_g = self.get_optimizer(optim_type, trained, **train_opt['optim_g'])
+        self.optimizer_g = build_optimizer(optim_type, trained, train_opt['optim_g'])
         self.optimizers.append(self.optimizer_g)
 
+    def feed_data(self, data: dict[str, Any]) -> None:
+        super().feed_data(data)
+        self.paths = data.get('lq_path', [])
+
     def optimize_parameters(self, current_iter: int) -> None:
-        super().optimize_parameters(current_iter)
+        """One step on the batch, in ``train: accumulate`` parts; see `segsr_model.training_step`."""
+        self.log_dict = self.step(self, current_iter)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
         self.iterations = current_iter
+
+    def losses(self, output: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses of ``pixel_opt`` and ``perceptual_opt``, under the names that SRModel logs."""
+        losses = {}
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(output, gt)
+        if self.cri_perceptual:
+            losses['l_percep'], losses['l_style'] = self.cri_perceptual(output, gt)
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         super().resume_training(resume_state)
@@ -123,10 +146,13 @@ class SemanticGuidedSRModel(SRModel):
 
     @torch.no_grad()
     def test(self) -> None:
-        """Super-resolve ``self.lq`` with the EMA network if there is one; ``val: self_ensemble`` says how."""
+        """Super-resolve ``self.lq``, with the EMA network if there is one, as ``val: self_ensemble``, ``amp`` say."""
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         training = net.training
-        self.output = super_resolve(net.eval(), self.lq, self_ensemble=self.opt['val'].get('self_ensemble', False))
+        val_opt = self.opt['val']
+        with autocast(self.lq.device, val_opt.get('amp')):
+            output = super_resolve(net.eval(), self.lq, self_ensemble=val_opt.get('self_ensemble', False))
+        self.output = output.float()
         net.train(training)
 
     def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:

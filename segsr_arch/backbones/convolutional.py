@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 
 from segsr_arch.backbones.units import split_units
+from segsr_arch.checkpointing import recomputed
 
 
 class ConvolutionalBackbone:
     """Mixin before a BasicSR class with ``conv_first``, ``body``, ``conv_after_body``, ``upsample``, ``conv_last``.
 
     See `segsr_arch.backbones` for the methods. A subclass says in ``blocks`` what its body is made of.
+    ``use_checkpoint`` recomputes each block in backward.
     """
 
     blocks: str
     multiple_of = 1
+    use_checkpoint = False
 
     def __init__(self, *, num_units: int, upscale: int = 4, **options):
         super().__init__(upscale=upscale, **options)
@@ -28,7 +31,7 @@ class ConvolutionalBackbone:
 
     def unit(self, i: int, feat: torch.Tensor) -> torch.Tensor:
         for j in self.units[i]:
-            feat = self.body[j](feat)
+            feat = recomputed(self.body[j], feat, when=self.use_checkpoint)
         return feat
 
     def tail(self, feat: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
