@@ -63,7 +63,7 @@ class _Windowwise(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         scale = q.shape[-1]**-0.5
         d_q, d_k, d_v = (t.new_empty(t.shape) for t in (q, k, v))
-        d_bias = torch.zeros_like(bias, dtype=torch.float32)
+        d_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
         for windows, kind in _chunks(q, bias, ctx.kinds):
             q_, k_, v_, d_out_ = (_heads_first(t[windows]) for t in (q, k, v, d_out))
             weights = _weights(q_, k_, bias[kind])
