@@ -12,6 +12,7 @@ COMMANDS = {
     'compare': ('segsr_model.figures.compare', 'draw crops of results folders side by side, with their PSNR'),
     'maps': ('segsr_model.figures.maps', 'draw the guidance maps of an image beside LR, SR and HR'),
     'profile': ('segsr_model.profile.command', 'count parameters and multiply-adds, measure time and memory'),
+    'bench': ('segsr_model.bench.command', 'measure inference and training steps: time, memory, time by part'),
     'scores': ('segsr_model.report.score_table', 'print the scores of finished tests side by side'),
     'report': ('segsr_model.report.command', "write the paper's tables from finished tests"),
     'export': ('segsr_model.export', 'write a self-contained weights file for release'),

@@ -84,16 +84,21 @@ def profile(network: Mapping[str, Any], work: Workload) -> Profile:
         random_tower=any(isinstance(m, SFEM) for m in net.modules()))
 
 
-def build(network: Mapping[str, Any]) -> nn.Module:
-    """The network of ``network_g`` in evaluation mode, CLIP's tower with random weights."""
+def with_random_tower(network: Mapping[str, Any]) -> dict[str, Any]:
+    """``network_g`` whose CLIP tower has random weights."""
     options = dict(network)
-    cls = ARCH_REGISTRY.get(options.pop('type'))
     semantic = options.get('semantic') or {}
-    if issubclass(cls, SeGSR) and isinstance(semantic, Mapping):
+    if issubclass(ARCH_REGISTRY.get(options['type']), SeGSR) and isinstance(semantic, Mapping):
         encoder = semantic.get('encoder') or {}
         if isinstance(encoder, Mapping):
             options['semantic'] = {**semantic, 'encoder': {**encoder, 'pretrained': None}}
-    return cls(**options).eval()
+    return options
+
+
+def build(network: Mapping[str, Any]) -> nn.Module:
+    """The network of ``network_g`` in evaluation mode, CLIP's tower with random weights."""
+    options = with_random_tower(network)
+    return ARCH_REGISTRY.get(options.pop('type'))(**options).eval()
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""segsr bench: what training with an option file costs."""

@@ -1,0 +1,114 @@
+"""SeG-SR against its straightforward implementation: time, memory, checkpoints, in one run.
+
+python -m tests.plain.benchmark [--opt options/train_SeGSR_HAT_x4.yml] [--batch 2] [--repeat 3]
+"""
+
+import argparse
+import copy
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import torch
+from basicsr.models import build_model
+from basicsr.models.sr_model import SRModel
+
+from segsr_arch.sfem import SFEM
+from segsr_model.bench.command import cost
+from segsr_model.bench.measure import Work
+from segsr_model.files import read_options
+from tests.plain.network import make_plain
+
+
+class PlainModel(SRModel):
+    """BasicSR's model as it is, around the plain network, with whole checkpoints."""
+
+    def model_to_device(self, net):
+        for module in net.modules():
+            if isinstance(module, SFEM):
+                module.stores_tower = True
+        return make_plain(super().model_to_device(net))
+
+    def setup_optimizers(self):
+        trained = [p for p in self.net_g.parameters() if p.requires_grad]
+        options = dict(self.opt['train']['optim_g'])
+        self.optimizer_g = self.get_optimizer(options.pop('type'), trained, **options)
+        self.optimizers.append(self.optimizer_g)
+
+    def print_network(self, net):
+        """Nothing."""
+
+
+def build_plain(options):
+    return PlainModel(options)
+
+
+def checkpoint(options, build):
+    """Bytes of models and of training states, seconds to save, and of an EMA update."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = copy.deepcopy(options)
+        options['path'] = {key: folder for key in ('models', 'training_states', 'log', 'visualization')}
+        options.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0, root_path=folder)
+        model = build(options)
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            model.model_ema(0.999)
+            seconds.append(time.perf_counter() - start)
+        model.save(0, 1)
+        if hasattr(model, 'finish_saving'):
+            model.finish_saving()
+        return sum(file.stat().st_size for file in Path(folder).glob('net_g_1.pth')), min(seconds)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--opt', default='options/train_SeGSR_HAT_x4.yml')
+    parser.add_argument('--batch', type=int, default=2)
+    parser.add_argument('--repeat', type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = os.path.join(folder, 'clip.pt')
+        visual = open_clip.create_model('ViT-B-16').visual
+        torch.save({'visual.' + k: v for k, v in visual.state_dict().items()}, weights)
+        options = read_options(args.opt)
+        options['network_g']['semantic']['encoder']['pretrained'] = weights
+        work = Work(options, batch=args.batch, repeat=args.repeat)
+        checkpointed = copy.deepcopy(options)
+        checkpointed['train']['use_checkpoint'] = True
+        runs = {
+            'plain fp32': (work, build_plain),
+            'ours fp32': (work, None),
+            'ours bf16': (replace(work, precision='bf16'), None),
+            'ours fp32, use_checkpoint': (replace(work, options=checkpointed), None),
+            'ours bf16, use_checkpoint': (replace(work, options=checkpointed, precision='bf16'), None)}
+        costs = {}
+        for name, (what, build) in runs.items():
+            costs[name] = cost(name, what, build)
+            plain, ours = costs['plain fp32'], costs[name]
+            say(f'{name:28} start {ours.start:6.2f} s ({plain.start / ours.start:.2f} x)  '
+                f'inference {ours.forward:6.3f} s ({plain.forward / ours.forward:.2f} x)  '
+                f'step {ours.step:6.2f} s ({plain.step / ours.step:.2f} x)  '
+                f'memory {ours.memory / 2**30:5.2f} GiB ({ours.memory / plain.memory:.2f})  of peak '
+                f'{ours.forward_flops / ours.forward / ours.peak_rate:.2f} '
+                f'{ours.step_flops / ours.step / ours.peak_rate:.2f}')
+        sizes = {}
+        for name, build in (('plain', build_plain), ('ours', build_model)):
+            sizes[name] = checkpoint(options, build)
+        say(f'checkpoint {sizes["plain"][0] / 2**20:.0f} MiB, {sizes["ours"][0] / 2**20:.0f} MiB '
+            f'({sizes["ours"][0] / sizes["plain"][0]:.2f})')
+        say(f'EMA update {1e3 * sizes["plain"][1]:.1f} ms, {1e3 * sizes["ours"][1]:.1f} ms '
+            f'({sizes["plain"][1] / sizes["ours"][1]:.1f} x)')
+
+
+def say(line):
+    sys.stdout.write(line + '\n')
+    sys.stdout.flush()
+
+
+if __name__ == '__main__':
+    main()
