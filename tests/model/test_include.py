@@ -73,8 +73,8 @@ def test_a_file_without_include_stays_where_it_is(write):
     assert plain_option_file(path, '.', True) == plain_option_file(path, '.', False) == path
 
 
-def test_files_of_other_models_are_not_even_parsed(write):
-    path = str(write('other.yml', 'model_type: SRModel\nplugin: !!python/name:os.path.join\ndatasets: {train: {}}'))
+def test_files_of_other_models_stay_where_they_are(write):
+    path = str(write('other.yml', 'model_type: SRModel\nname: ../other\ndatasets: {train: {}}'))
     assert plain_option_file(path, '.', False) == path
 
 
