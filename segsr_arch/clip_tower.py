@@ -19,6 +19,8 @@ from segsr_arch.tensor_files import holds_numbers, is_torchscript, load_tensors,
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 OPENAI_MARKS = {'input_resolution', 'context_length', 'vocab_size'}  # entries of OpenAI's own archives only
+NO_VIT = ('is no vision transformer with square patches, a class token and a projection, as ViT-B-16, ViT-B-32 and '
+          'ViT-L-14 are')
 MOST_SIZE = 1_000_000_000  # layers x width^2 of a tower; ViT-bigG-14's are 133 million
 OPTION = 'network_g:semantic:encoder'
 
@@ -134,12 +136,15 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
     from open_clip.model import _build_vision_tower
     from open_clip.transformer import VisionTransformer
     vision = config['vision_cfg']
-    if not isinstance(vision, Mapping) or vision.get('timm_model_name'):  # timm's may fetch and load files
-        raise OptionError(f"{OPTION}:model: '{model}' is not a vision transformer of open_clip's own")
-    size = [vision.get(key, 1) for key in ('layers', 'width', 'image_size', 'patch_size')]
-    if not all(type(n) is int and n > 0 for n in size) or size[0] * size[1] ** 2 > MOST_SIZE or max(size) > 1 << 16:
-        raise OptionError(f"{OPTION}:model: '{model}': layers, width, image_size and patch_size must be whole numbers, "
-                          f'and layers x width^2 at most {MOST_SIZE:,}')
+    layers, width = (vision.get(key, 12) if isinstance(vision, Mapping) else None for key in ('layers', 'width'))
+    unknown = type(layers) is not int or type(width) is not int or vision.get('timm_model_name')
+    if unknown:  # a ResNet, or a model of timm's, which may fetch and load files of its own
+        raise OptionError(f"{OPTION}:model: '{model}' {NO_VIT}")
+    sides = [vision.get(key, 1) for key in ('image_size', 'patch_size')]
+    if layers * width ** 2 > MOST_SIZE or min(layers, width) < 1 or any(
+            isinstance(side, (int, float)) and not 1 <= side <= 1 << 14 for side in sides):
+        raise OptionError(f"{OPTION}:model: '{model}': its tower has an impossible size: {layers} layers of width "
+                          f'{width} for images of {sides[0]} and patches of {sides[1]} pixels')
     try:
         visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
     except Exception as error:  # open_clip checks little itself: any error may come of a wrong config
@@ -148,8 +153,7 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
               and visual.proj is not None and visual.patch_size[0] == visual.patch_size[1])
     if not usable:
-        raise OptionError(f"{OPTION}:model: '{model}' is no vision transformer with square patches, a class token and "
-                          'a projection, as ViT-B-16, ViT-B-32 and ViT-L-14 are')
+        raise OptionError(f"{OPTION}:model: '{model}' {NO_VIT}")
     return visual.requires_grad_(False)
 
 

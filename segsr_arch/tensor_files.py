@@ -12,7 +12,7 @@ import pickletools
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import torch
 _DTYPES = {f'torch {name}Storage': dtype for name, dtype in (
     ('Half', torch.half), ('Float', torch.float), ('Double', torch.double), ('BFloat16', torch.bfloat16),
     ('Char', torch.int8), ('Short', torch.short), ('Int', torch.int), ('Long', torch.long), ('Byte', torch.uint8),
-    ('Bool', torch.bool))}
+    ('Bool', torch.bool), ('ComplexFloat', torch.cfloat), ('ComplexDouble', torch.cdouble), ('QInt8', torch.qint8),
+    ('QUInt8', torch.quint8), ('QInt32', torch.qint32))}
+_DTYPES['torch.storage UntypedStorage'] = torch.uint8
 _MOST_PARTS = 100_000  # modules and tensors of an archive; ViT-L-14's has some 1,500
 
 
@@ -45,7 +47,8 @@ def load_tensors(path: str | Path, what: str = 'weights', *, mmap: bool = False)
 
 
 def _load(path: Path, mmap: bool) -> Any:
-    """`torch.load`, but for what releases before 2.6 ran, ``weights_only`` or not: tar and TorchScript archives."""
+    """`torch.load`, but for what older releases believe: tar and TorchScript archives are run, ``weights_only`` or not,
+    and a tensor may say that it has more values than are in the file."""
     with path.open('rb') as file:
         zipped = file.read(4) == b'PK\3\4'
     if tarfile.is_tarfile(path):
@@ -53,11 +56,13 @@ def _load(path: Path, mmap: bool) -> Any:
     if zipped:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-        if any(entry.filename.split('/')[-1] == 'constants.pkl' for entry in entries):
-            raise ValueError('it is a TorchScript archive, which is a program')
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError('it is compressed, which PyTorch never does')
-    return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipped)
+            if any(entry.filename.split('/')[-1] == 'constants.pkl' for entry in entries):
+                raise ValueError('it is a TorchScript archive, which is a program')
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ValueError('it is compressed, which PyTorch never does')
+            parts = _Parts(archive)
+            _parse(parts.read('data.pkl'), parts.require)
+    return torch.load(str(path), map_location='cpu', weights_only=True, mmap=mmap and zipped)
 
 
 def _reason(error: Exception) -> str:
@@ -90,31 +95,13 @@ def read_torchscript(path: str | Path) -> dict[str, torch.Tensor]:
         OSError, zipfile.BadZipFile: it cannot be read.
     """
     with zipfile.ZipFile(path) as archive:
-        files = {entry.filename.partition('/')[2]: entry for entry in archive.infolist()}
-        size = Path(path).stat().st_size
-
-        def content(name: str) -> bytes:
-            entry = files.get(name)
-            if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
-                raise ValueError(f"its part '{name}' is missing, or compressed")
-            return archive.read(entry)
-
-        if 'byteorder' in files and content('byteorder') != b'little':
-            raise ValueError('it was written on a big-endian machine')
-        storages = {}
-
-        def storage(dtype: torch.dtype, key: str) -> torch.Tensor:
-            if key not in storages:
-                data = bytearray(content(f'data/{key}'))
-                storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-            return storages[key]
-
-        module = _parse(content('data.pkl'), storage)
-    state, waiting, parts = {}, [('', module)], 0
+        parts = _Parts(archive)
+        module = _parse(parts.read('data.pkl'), parts.require, parts.tensor)
+    state, waiting, count = {}, [('', module)], 0
     while waiting:
         prefix, part = waiting.pop()
-        parts += 1
-        if parts > _MOST_PARTS:
+        count += 1
+        if count > _MOST_PARTS:
             raise ValueError('its modules hold one another')
         if isinstance(part, torch.Tensor):
             state[prefix] = part
@@ -129,6 +116,13 @@ class _Object:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
+    def update(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """As of a mapping, such as an OrderedDict."""
+        self.values.update(pairs)
+
+    def extend(self, values: Iterable[Any]) -> None:
+        """As of a list."""
+
 
 class _Global(str):
     """The name of a class or function in a pickle, 'module name'. It is never imported."""
@@ -138,8 +132,55 @@ class _Storage(tuple):
     """Type and key of a tensor's data."""
 
 
-def _parse(content: bytes, storage: Callable[[torch.dtype, str], torch.Tensor]) -> Any:
-    """What a TorchScript archive's pickle describes, by its own few instructions; nothing is imported or called."""
+class _Parts:
+    """The parts of a zip archive of PyTorch's: a pickle, and the data of each tensor."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self.archive = archive
+        self.entries = {entry.filename.partition('/')[2]: entry for entry in archive.infolist()}
+        self.storages: dict[str, torch.Tensor] = {}
+        if 'byteorder' in self.entries and self.read('byteorder') != b'little':
+            raise ValueError('it was written on a big-endian machine')
+
+    def read(self, name: str) -> bytes:
+        entry = self.entries.get(name)
+        if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise ValueError(f"its part '{name}' is missing, or compressed")
+        return self.archive.read(entry)
+
+    def require(self, dtype: torch.dtype, key: str, count: int) -> None:
+        """ValueError: the data are not there, or not as long as the pickle says."""
+        entry = self.entries.get(f'data/{key}')
+        if entry is None or type(count) is not int or entry.file_size != count * dtype.itemsize:
+            raise ValueError(f"its part 'data/{key}' is missing, or of another size")
+
+    def tensor(self, place: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+               ) -> torch.Tensor:
+        """A tensor of the values that lie in a storage, each once."""
+        if not isinstance(place, _Storage):
+            raise TypeError('a tensor without a storage')
+        dtype, key = place
+        if key not in self.storages:
+            data = bytearray(self.read(f'data/{key}'))
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        values = self.storages[key]
+        if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 62 for n in (offset, *size, *stride)):
+            raise ValueError('a tensor of impossible size')
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if math.prod(size) > len(values) or (math.prod(size) and last >= len(values)):
+            raise ValueError(f'a tensor of size {size} in a storage of {len(values)}')
+        return torch.as_strided(values, size, stride, offset)
+
+
+def _parse(content: bytes, require: Callable[[torch.dtype, str, int], None],
+           tensor: Callable[..., Any] = lambda *_: None) -> Any:
+    """What a pickle of PyTorch's describes, by its own few instructions; nothing that it names is imported or called.
+
+    Args:
+        content: the pickle.
+        require: called with type, key and number of values of each tensor's data.
+        tensor: called with the place of a tensor's data, and its offset, size and stride there.
+    """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -155,7 +196,7 @@ def _parse(content: bytes, storage: Callable[[torch.dtype, str], torch.Tensor]) 
             name = op.name
             if name == 'GLOBAL':
                 stack.append(_Global(arg))
-            elif name in ('BINUNICODE', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'):
+            elif name in ('BINUNICODE', 'SHORT_BINSTRING', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'):
                 stack.append(arg)
             elif name in ('NONE', 'NEWTRUE', 'NEWFALSE'):
                 stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[name])
@@ -179,9 +220,10 @@ def _parse(content: bytes, storage: Callable[[torch.dtype, str], torch.Tensor]) 
                 values = [stack.pop(-2), stack.pop()] if name == 'SETITEM' else above_mark()
                 stack[-1].update(pair for pair in zip(values[::2], values[1::2]) if isinstance(pair[0], str))
             elif name == 'BINPERSID':
-                _, dtype, key, *_ = stack.pop()
+                _, dtype, key, _, values = stack.pop()
                 if not (isinstance(dtype, _Global) and isinstance(key, str)):
                     raise TypeError('a storage without a type or a key')
+                require(_DTYPES[dtype], key, values)
                 stack.append(_Storage((_DTYPES[dtype], key)))
             elif name == 'NEWOBJ':
                 stack[-2:] = [_Object()]
@@ -192,25 +234,12 @@ def _parse(content: bytes, storage: Callable[[torch.dtype, str], torch.Tensor]) 
             elif name == 'REDUCE':
                 function, values = stack[-2:]
                 known = isinstance(function, _Global) and function == 'torch._utils _rebuild_tensor_v2'
-                stack[-2:] = [_tensor(storage, *values) if known else _Object()]
+                stack[-2:] = [tensor(*values) if known else _Object()]
             elif name == 'STOP':
                 return stack.pop()
             elif name != 'PROTO':
                 raise ValueError(f'an archive has no {name}')
     except (LookupError, TypeError, AttributeError, ValueError) as error:  # instructions that make no sense
-        raise ValueError(f'its data.pkl is damaged, or not of an archive: {error!r}') from None
+        raise ValueError(f'its data.pkl is damaged: {error}') from None
     raise ValueError('its data.pkl has no end')
 
-
-def _tensor(storage: Callable[[torch.dtype, str], torch.Tensor], place: _Storage, offset: int, size: tuple[int, ...],
-            stride: tuple[int, ...], *_: Any) -> torch.Tensor:
-    """A tensor of the values that lie in a storage, each once."""
-    if not isinstance(place, _Storage):
-        raise TypeError('a tensor without a storage')
-    values = storage(*place)
-    if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 62 for n in (offset, *size, *stride)):
-        raise ValueError('a tensor of impossible size')
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    if math.prod(size) > len(values) or (math.prod(size) and last >= len(values)):
-        raise ValueError(f'a tensor of size {size} in a storage of {len(values)}')
-    return torch.as_strided(values, size, stride, offset)

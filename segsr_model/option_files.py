@@ -7,6 +7,8 @@ that is set to ``~`` is left out.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from os import path as osp
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,25 @@ MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 18, 20_000, 40  # of one option file; ou
 class OptionLoader(yaml.SafeLoader):
     """Reads YAML into plain values: no Python objects are made (``!!python/...``), and aliases cannot blow it up."""
 
+    def __init__(self, stream: Any) -> None:
+        with _explained():
+            super().__init__(stream)
+
     def get_single_data(self) -> Any:
         """The document. ValueError: it is no YAML, holds more than plain values, or is too large or deep."""
-        try:
+        with _explained():
             node = self.get_single_node()
             _check_extent(node)
             return None if node is None else self.construct_document(node)
-        except Exception as error:  # PyYAML's own, and whatever its values raise: an impossible date, a foreign number
-            reason = ' '.join(str(error).split()) or type(error).__name__
-            raise ValueError(f'not a YAML option file: {reason}') from None
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # PyYAML's own, and whatever its values raise: an impossible date, a foreign number
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(f'not a YAML option file: {reason}') from None
 
 
 def _check_extent(node: yaml.Node | None) -> None:
