@@ -148,8 +148,9 @@ def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module
     try:
         visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
     except Exception as error:  # open_clip checks little itself: any error may come of a wrong config
+        reason = str(error).splitlines()[0] if str(error) else ''
         raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': "
-                          f'{type(error).__name__}: {error}') from error
+                          f'{type(error).__name__}: {reason}') from error
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
               and visual.proj is not None and visual.patch_size[0] == visual.patch_size[1])
     if not usable:

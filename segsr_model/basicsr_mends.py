@@ -26,7 +26,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from segsr_arch.tensor_files import load_tensors
 from segsr_model.checks import check_options
 from segsr_model.option_files import OptionLoader, as_test, compose
-from segsr_model.paths import check_names
+from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
 from segsr_model.scores import is_unfinished
 
@@ -61,7 +61,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         if missing:
             raise ValueError(f"'{path['resume_state']}' is no training state of BasicSR: it has no {missing[0]}")
     except ValueError as error:
-        raise SystemExit(f'path:resume_state: {error}') from None
+        raise SystemExit(printable(f'path:resume_state: {error}')) from None
     check_resume(opt, state['iter'])
     return state
 
@@ -71,7 +71,7 @@ def build_model(opt: dict[str, Any]) -> Any:
     try:
         return models.build_model(opt)
     except ValueError as error:
-        raise SystemExit(f'{opt["name"]}: {error}') from None
+        raise SystemExit(printable(f'{opt["name"]}: {error}')) from None
 
 
 def make_exp_dirs(opt: dict[str, Any]) -> None:
@@ -137,10 +137,13 @@ def _around_parsing(parse_options):
                                  'num_gpu: 0')
             if opt.get('model_type') == OUR_MODEL:
                 check_options(opt)
+                if opt['path'].get('pretrain_network_g'):
+                    load_tensors(opt['path']['pretrain_network_g'], mmap=True)  # can it be read? a glance is enough
         except ValueError as error:
-            raise SystemExit(f'{path}: {error}') from None
+            raise SystemExit(printable(f'{path}: {error}')) from None
         except (AttributeError, LookupError, TypeError) as error:  # BasicSR takes it that all is as it should be
-            raise SystemExit(f'{path}: the options cannot be used: {type(error).__name__}: {error}') from None
+            reason = printable(f'{type(error).__name__}: {error}')
+            raise SystemExit(f'{path}: the options cannot be used: {reason}') from None
         finally:
             sys.argv = argv
         if opt.get('model_type') == OUR_MODEL:

@@ -19,7 +19,7 @@ PROTOCOL = {  # see `segsr_model.protocol`
     'name': str, 'rows': list, 'network': str, 'scale': (int, type(None)), 'dataset': str, 'images': int,
     'split_sha256': str, 'metrics': {ANY: {'type': str}}, 'self_ensemble': bool, 'checkpoint': (str, type(None)),
     'checkpoint_sha256': (str, type(None)), 'param_key': (str, type(None)), 'iterations': (int, type(None)),
-    'versions': {ANY: (str, type(None))}, 'lr_recipe': (dict, type(None))}
+    'versions': {ANY: (str, type(None))}, 'lr_recipe': {ANY: str}}
 
 
 class Scores:
@@ -127,6 +127,8 @@ def _checked(value: Any, kind: Any, where: str = 'it') -> Any:
         if not isinstance(value, dict):
             raise ValueError(f'{where} should be a mapping')
         for key, part in value.items():
+            if part is None and key == 'lr_recipe':  # nobody knows how the images were made
+                continue
             if key in kind or ANY in kind:
                 _checked(part, kind.get(key, kind.get(ANY)), key)
     elif isinstance(value, bool) and bool not in (kinds if isinstance(kinds, tuple) else (kinds,)) or not isinstance(

@@ -70,8 +70,9 @@ def _read_run(path: Path) -> Run | None:
         values = {key: (row[ssim], row[psnr]) for key, row in content['classes'].items()}
         average = (content['average'][ssim], content['average'][psnr])
         tested, expected = len(content['images']), protocol['images']
-        recipe, trained = protocol['lr_recipe'] or {}, ['checkpoint_sha256', 'param_key'] * bool(protocol['checkpoint'])
-        for holder, keys in ((protocol, NEEDED), (recipe, RECIPE if recipe else ()), (protocol, trained)):
+        recipe, trained = protocol['lr_recipe'], protocol['checkpoint'] is not None
+        for holder, keys in ((protocol, NEEDED), (recipe or {}, () if recipe is None else RECIPE),
+                             (protocol, ('checkpoint_sha256', 'param_key') if trained else ())):
             for key in keys:
                 if holder[key] is None and key != 'iterations':
                     raise ValueError(f'{key} is missing')
