@@ -71,6 +71,8 @@ def _reason(error: Exception) -> str:
         named = re.search(r'(?:GLOBAL|class|function|type) `?([\w.]+\.[\w.]+)', text)
         return (f'it is damaged, or holds more than tensors and plain values{f" ({named[1]})" if named else ""}, which '
                 'could run code; it is not loaded')
+    if isinstance(error, EOFError):
+        return 'it is cut off'
     return text.splitlines()[0] if text else type(error).__name__
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from basicsr.utils import options as basicsr_options
 
@@ -106,7 +107,7 @@ def test_train_and_test_take_the_same_row(row, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"row\.yml: path:pretrain_network_g: there is no weights file '.*latest"):
         parse(monkeypatch, row, is_train=False, root=tmp_path)
     weights.parent.mkdir(parents=True)
-    weights.touch()
+    torch.save({}, weights)
     opt, _ = parse(monkeypatch, row, is_train=False, root=tmp_path)
     assert set(opt['datasets']) == {'val'} and opt['val']['save_img'] is True
     assert opt['path']['param_key_g'] == 'params_ema'
