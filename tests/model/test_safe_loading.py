@@ -55,7 +55,7 @@ def write_bomb(path, marker, layout, content=None):
         torch.save(content, path, _use_new_zipfile_serialization=False)
     elif layout == 'bare':
         path.write_bytes(pickle.dumps(content))
-    else:  # PyTorch below 2.6 reads tar archives without regard to weights_only; the second one ends as a zip does
+    else:  # PyTorch's format up to 0.1.11, three pickles; the second one ends as a zip archive does
         with tarfile.open(path, 'w') as archive:
             for name in ('storages', 'tensors', 'pickle'):
                 data = pickle.dumps(Bomb(marker))
