@@ -1,5 +1,5 @@
 # make demo: train, test and draw a small SeG-SR on the sample tiles.  make test: the test suite.
-# Both create .venv first; use another Python or PyTorch build with e.g. make demo PYTHON=python3.11 TORCH="torch==2.8.0 torchvision"
+# make soak: the long trials in soak/.  All create .venv first; use another Python or PyTorch build with e.g. make demo PYTHON=python3.11 TORCH="torch==2.8.0 torchvision"
 PYTHON ?= python3
 TORCH ?= torch torchvision
 VENV ?= .venv
@@ -7,7 +7,7 @@ RUN = . $(VENV)/bin/activate &&
 DEMO = datasets/demo/x4
 TILE = woodland04.png
 
-.PHONY: demo test clean
+.PHONY: demo test soak clean
 
 # BasicSR's setup.py wants torch, cython and numpy at build time: without isolation it takes those already installed.
 $(VENV)/.installed: setup.py segsr_autoload.pth
@@ -31,6 +31,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(RUN) ruff check .
 	$(RUN) python -m pytest
+
+soak: $(VENV)/.installed
+	$(RUN) for trial in soak/*.py; do echo "== $$trial"; python -W ignore $$trial || exit 1; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info

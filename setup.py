@@ -63,7 +63,7 @@ setup(
         'geo': ['rasterio>=1.3'],  # GeoTIFF
         'rar': ['rarfile>=4'],  # rar archives; needs the tool unrar, unar, 7z or bsdtar too
         'metrics': ['pyiqa'],  # LPIPS, DISTS and others
-        'test': ['pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff', 'spandrel'],
+        'test': ['hypothesis>=6', 'pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff', 'spandrel'],
     },
     entry_points={'console_scripts': ['segsr = segsr_model.cli:main']},
     cmdclass={'build_py': BuildWithPth},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,14 @@ import torch
 from torch import nn
 
 from segsr_arch.options import EncoderOptions, OptionError
+from segsr_arch.tensor_files import holds_numbers, is_torchscript, load_tensors, read_torchscript
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 OPENAI_MARKS = {'input_resolution', 'context_length', 'vocab_size'}  # entries of OpenAI's own archives only
+NO_VIT = ('is no vision transformer with square patches, a class token and a projection, as ViT-B-16, ViT-B-32 and '
+          'ViT-L-14 are')
+MOST_SIZE = 1_000_000_000  # layers x width^2 of a tower; ViT-bigG-14's are 133 million
 OPTION = 'network_g:semantic:encoder'
 
 
@@ -104,50 +107,54 @@ def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
     return _fetch(model, pretrained, tag_config), tag_config
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
-
-
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
-    """Weights of the image tower in fp32, and whether the file is OpenAI's own (then its activation is QuickGELU)."""
+    """Weights of the image tower, and whether the file is OpenAI's own (then its activation is QuickGELU)."""
     try:
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
             state, openai = load_file(str(path)), False
-        elif _is_torchscript(path):
-            state, openai = torch.jit.load(str(path), map_location='cpu').state_dict(), True
+        elif is_torchscript(path):
+            state, openai = read_torchscript(path), True
         else:
-            state = torch.load(path, map_location='cpu', weights_only=True)
+            state = load_tensors(path)
             if isinstance(state, Mapping) and isinstance(state.get('state_dict'), Mapping):
                 state = state['state_dict']
             if not isinstance(state, Mapping):
                 raise ValueError('it holds no state_dict')
             openai = set(state) >= OPENAI_MARKS
     except Exception as error:  # any reader, any damage
-        reason = str(error).splitlines()[0] if str(error) else ''
+        reason = str(error).partition(f"from '{path}': ")[2] or str(error)
+        reason = reason.splitlines()[0] if reason else ''
         raise OptionError(f"{OPTION}:pretrained: cannot read weights from '{path}', which is truncated or no weights "
                           f'file: {type(error).__name__}: {reason}') from error
+    state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     state = {key[7:] if key.startswith('module.') else key: value for key, value in state.items()}
-    tower = {key[7:]: value for key, value in state.items() if key.startswith('visual.')} or state
-    return {key: value.float() for key, value in tower.items() if isinstance(value, torch.Tensor)}, openai
+    return {key[7:]: value for key, value in state.items() if key.startswith('visual.')} or state, openai
 
 
 def _build(config: Mapping[str, Any], quick_gelu: bool, model: str) -> nn.Module:
     from open_clip.model import _build_vision_tower
     from open_clip.transformer import VisionTransformer
+    vision = config['vision_cfg']
+    layers, width = (vision.get(key, 12) if isinstance(vision, Mapping) else None for key in ('layers', 'width'))
+    unknown = type(layers) is not int or type(width) is not int or vision.get('timm_model_name')
+    if unknown:  # a ResNet, or a model of timm's, which may fetch and load files of its own
+        raise OptionError(f"{OPTION}:model: '{model}' {NO_VIT}")
+    sides = [vision.get(key, 1) for key in ('image_size', 'patch_size')]
+    if layers * width ** 2 > MOST_SIZE or min(layers, width) < 1 or any(
+            isinstance(side, (int, float)) and not 1 <= side <= 1 << 14 for side in sides):
+        raise OptionError(f"{OPTION}:model: '{model}': its tower has an impossible size: {layers} layers of width "
+                          f'{width} for images of {sides[0]} and patches of {sides[1]} pixels')
     try:
         visual = _build_vision_tower(config['embed_dim'], config['vision_cfg'], quick_gelu)
     except Exception as error:  # open_clip checks little itself: any error may come of a wrong config
+        reason = str(error).splitlines()[0] if str(error) else ''
         raise OptionError(f"{OPTION}:model: open_clip cannot build '{model}': "
-                          f'{type(error).__name__}: {error}') from error
+                          f'{type(error).__name__}: {reason}') from error
     usable = (isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == 'tok'
               and visual.proj is not None and visual.patch_size[0] == visual.patch_size[1])
     if not usable:
-        raise OptionError(f"{OPTION}:model: '{model}' is no vision transformer with square patches, a class token and "
-                          'a projection, as ViT-B-16, ViT-B-32 and ViT-L-14 are')
+        raise OptionError(f"{OPTION}:model: '{model}' {NO_VIT}")
     return visual.requires_grad_(False)
 
 
@@ -195,10 +202,12 @@ def load_tower(options: EncoderOptions) -> Tower:
     wrong += [f'{k} is not part of the model' for k in weights if k not in expected]
     wrong += [f'{k} is {tuple(weights[k].shape)}, not {tuple(v.shape)}' for k, v in expected.items()
               if k in weights and weights[k].shape != v.shape]
+    wrong += [f'{k} holds no plain numbers' for k in expected if k in weights and not holds_numbers(weights[k])]
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise OptionError(f"{OPTION}:pretrained: '{path}' does not hold the image tower of {options.model}: "
                           f'{"; ".join(wrong[:3])}{more}')
+    weights = {key: value.float() for key, value in weights.items()}  # now that their shapes are known to be right
     visual.load_state_dict(weights, assign=True)
     visual.requires_grad_(False)
     return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), {**preprocess, **tag_config}))

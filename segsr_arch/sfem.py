@@ -156,13 +156,27 @@ class SFEM(nn.Module):
         record = state_dict.get(prefix + '_extra_state')
         contained = any(prefix + name in state_dict for name in self.frozen)
         try:
-            return None if record is None else json.loads(bytes(record.cpu().tolist())), contained
-        except ValueError:
+            return None if record is None else _read_record(record), contained
+        except (LookupError, RecursionError, TypeError, ValueError):
             raise ValueError(f'{prefix}_extra_state, the record of the CLIP tower, is damaged') from None
 
     def _same_tower(self, trained: dict[str, Any]) -> bool:
         return trained['sha256'] is not None and all(
             trained[key] == self.source[key] for key in ('sha256', 'quick_gelu', 'heads', 'mean', 'std'))
+
+
+def _read_record(record: torch.Tensor) -> dict[str, Any]:
+    """The source of a tower from `SFEM.get_extra_state`. Any error: it is not as that has written it."""
+    if record.dtype != torch.uint8 or record.ndim != 1 or len(record) > 1 << 16:
+        raise ValueError('no text')
+    source = json.loads(bytes(record.cpu().tolist()))
+    sound = (isinstance(source['model'], str) and isinstance(source['quick_gelu'], bool)
+             and all(source[key] is None or isinstance(source[key], str) for key in ('pretrained', 'sha256'))
+             and all(isinstance(source[key], (int, float)) for key in ('heads', 'lora_alpha'))
+             and all(torch.tensor(source[key], dtype=torch.float).shape == (3,) for key in ('mean', 'std')))
+    if not sound:
+        raise TypeError('another kind of value')
+    return source
 
 
 def _describe(source: dict[str, Any]) -> str:

@@ -6,11 +6,12 @@ import argparse
 import atexit
 import copy
 import functools
+import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,19 @@ import basicsr.test
 import basicsr.train
 import torch
 import yaml
+from basicsr import models
 from basicsr.utils import check_resume, misc, options
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from segsr_arch.tensor_files import load_tensors
 from segsr_model.checks import check_options
-from segsr_model.option_files import as_test, compose
+from segsr_model.option_files import OptionLoader, as_test, compose
+from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
 from segsr_model.scores import is_unfinished
 
 OUR_MODEL = 'SemanticGuidedSRModel'
+STATE = ('epoch', 'iter', 'optimizers', 'schedulers')  # what BasicSR resumes from
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -40,6 +45,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     Returns:
         The training state, or None to start afresh.
+
+    Raises:
+        SystemExit: the file cannot be read, or holds more than plain values and tensors.
     """
     path = opt['path']
     if opt['auto_resume']:
@@ -47,9 +55,23 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path['resume_state'] = str(max(states, key=lambda p: int(p.stem))) if states else None
     if not path.get('resume_state'):
         return None
-    state = torch.load(path['resume_state'], map_location='cpu')
+    try:
+        state = load_tensors(path['resume_state'], 'training state')
+        missing = [key for key in STATE if key not in state] if isinstance(state, Mapping) else STATE
+        if missing:
+            raise ValueError(f"'{path['resume_state']}' is no training state of BasicSR: it has no {missing[0]}")
+    except ValueError as error:
+        raise SystemExit(printable(f'path:resume_state: {error}')) from None
     check_resume(opt, state['iter'])
     return state
+
+
+def build_model(opt: dict[str, Any]) -> Any:
+    """BasicSR's ``build_model``, where a file that cannot be used ends the run with one line."""
+    try:
+        return models.build_model(opt)
+    except ValueError as error:
+        raise SystemExit(printable(f'{opt["name"]}: {error}')) from None
 
 
 def make_exp_dirs(opt: dict[str, Any]) -> None:
@@ -70,16 +92,16 @@ def plain_option_file(path: str, root_path: str, is_train: bool) -> str:
     """The path of an option file as BasicSR reads it.
 
     A file with ``include``, and a training's file that is given to test.py, are written as a plain file of the same
-    name to a temporary folder, which lasts as long as the process. Other files, and whatever other models' files hold,
-    are left as they are.
+    name to a temporary folder, which lasts as long as the process. Other files are left as they are.
 
     Raises:
         ValueError: a file cannot be read or composed.
     """
-    if Path(path).is_file() and not re.search(rb'(?m)^(include:|model_type:\s*%b\b)' % OUR_MODEL.encode(),
-                                              Path(path).read_bytes()):
-        return path
     options, files = compose(path)
+    if len(files) == 1 and options.get('model_type') != OUR_MODEL:
+        return path
+    if options.get('model_type') == OUR_MODEL:
+        check_names(options)
     testing_a_training = (not is_train and options.get('model_type') == OUR_MODEL
                           and 'train' in (options.get('datasets') or {}))
     if testing_a_training:
@@ -115,10 +137,19 @@ def _around_parsing(parse_options):
                                  'num_gpu: 0')
             if opt.get('model_type') == OUR_MODEL:
                 check_options(opt)
+                if opt['path'].get('pretrain_network_g'):
+                    load_tensors(opt['path']['pretrain_network_g'], mmap=True)  # can it be read? a glance is enough
         except ValueError as error:
-            raise SystemExit(f'{path}: {error}') from None
+            raise SystemExit(printable(f'{path}: {error}')) from None
+        except (AttributeError, LookupError, TypeError) as error:  # BasicSR takes it that all is as it should be
+            reason = printable(f'{type(error).__name__}: {error}')
+            raise SystemExit(f'{path}: the options cannot be used: {reason}') from None
         finally:
             sys.argv = argv
+        if opt.get('model_type') == OUR_MODEL:
+            if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
+                os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
+            _replace('basicsr.train' if is_train else 'basicsr.test', build_model)
         if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
             _replace('basicsr.train', load_resume_state)
         if opt.get('model_type') == OUR_MODEL and not is_train:
@@ -139,5 +170,7 @@ def _replace(module_name: str, function: Callable) -> None:
 def install() -> None:
     """Put the mends in place, once."""
     if not hasattr(options.parse_options, '__wrapped__'):
+        dumper = options.ordered_yaml()[1]
+        options.ordered_yaml = lambda: (OptionLoader, dumper)
         options.parse_options = _around_parsing(options.parse_options)
         basicsr.train.parse_options = basicsr.test.parse_options = options.parse_options

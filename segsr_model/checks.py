@@ -88,5 +88,5 @@ def _size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except OSError as error:
+    except Exception as error:  # Pillow's, for a damaged header or a decompression bomb
         raise ValueError(f"'{path}' cannot be read as an image: {error}") from None

@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from segsr_model.paths import printable
+
 COMMANDS = {
     'prepare': ('segsr_model.prepare.command', 'turn an image archive or folder into HR and LR training pairs'),
     'compare': ('segsr_model.figures.compare', 'draw crops of results folders side by side, with their PSNR'),
@@ -58,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(args)
     except CommandError as error:
-        sys.stderr.write(f'segsr {command}: error: {error}\n')
+        sys.stderr.write(f'segsr {command}: error: {printable(str(error))}\n')
+        return 2
+    except MemoryError:
+        sys.stderr.write(f'segsr {command}: error: not enough memory\n')
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f'segsr {command}: interrupted\n')

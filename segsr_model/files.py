@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from segsr_arch.tensor_files import holds_numbers, load_tensors
 from segsr_model.option_files import compose
 
 
@@ -41,25 +41,16 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
     Raises:
         ValueError: the file cannot be read or holds no weights.
     """
-    content = _load(path)
+    content = load_tensors(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"'{path}' holds a {type(content).__name__}, not a network's weights")
     keys = [k for k in (param_key, 'params', 'params_ema', 'state_dict') if k and isinstance(content.get(k), Mapping)]
     weights = content[keys[0]] if keys else content
-    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+    if not weights or not all(isinstance(k, str) and isinstance(v, torch.Tensor) and holds_numbers(v)
+                              for k, v in weights.items()):
         raise ValueError(f"'{path}' holds no network's weights; its keys are {', '.join(map(str, list(content)[:5]))}")
     weights = {k[7:] if k.startswith('module.') else k: v for k, v in weights.items()}
     return weights, keys[0] if keys else None
-
-
-def _load(path: str | Path, *, mmap: bool = False) -> Any:
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise ValueError(f"there is no weights file '{path}'") from None
-    except Exception as error:  # whatever a damaged or foreign file makes torch raise
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"cannot read weights from '{path}': {reason}") from error
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
@@ -77,7 +68,7 @@ def read_iterations(path: str | Path) -> int | None:
     Raises:
         ValueError: the file cannot be read.
     """
-    content = _load(path, mmap=zipfile.is_zipfile(path))
+    content = load_tensors(path, mmap=True)
     if isinstance(content, Mapping) and isinstance(content.get('iterations'), int):
         return content['iterations']
     number = re.fullmatch(r'.*_(\d+)', Path(path).stem)

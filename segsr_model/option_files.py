@@ -7,11 +7,53 @@ that is set to ``~`` is left out.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from os import path as osp
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+MOST_BYTES, MOST_VALUES, DEEPEST = 1 << 18, 20_000, 40  # of one option file; ours have 4 kB, 150 values and 6 levels
+
+
+class OptionLoader(yaml.SafeLoader):
+    """Reads YAML into plain values: no Python objects are made (``!!python/...``), and aliases cannot blow it up."""
+
+    def __init__(self, stream: Any) -> None:
+        with _explained():
+            super().__init__(stream)
+
+    def get_single_data(self) -> Any:
+        """The document. ValueError: it is no YAML, holds more than plain values, or is too large or deep."""
+        with _explained():
+            node = self.get_single_node()
+            _check_extent(node)
+            return None if node is None else self.construct_document(node)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # PyYAML's own, and whatever its values raise: an impossible date, a foreign number
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(f'not a YAML option file: {reason}') from None
+
+
+def _check_extent(node: yaml.Node | None) -> None:
+    """ValueError if a document is too large or too deep, an alias counting as what it stands for."""
+    waiting, count = [(node, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            raise ValueError(f'more than {MOST_VALUES:,} values or {DEEPEST} levels')
+        if isinstance(node, yaml.MappingNode):
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(part, depth + 1) for part in node.value]
 
 
 def compose(path: str | Path) -> tuple[dict[str, Any], list[Path]]:
@@ -49,11 +91,15 @@ def _merge_file(path: Path, options: dict[str, Any], files: list[Path], parents:
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     by = f", included by '{parents[-1]}'" if parents else ''
     try:
-        options = yaml.safe_load(path.read_text(encoding='utf-8'))
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"not a YAML option file: it is larger than {MOST_BYTES // 1024} kB")
+        options = yaml.load(path.read_text(encoding='utf-8'), OptionLoader)
     except OSError as error:
         raise ValueError(f"cannot read the option file '{path}'{by}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}'{by} is not a YAML option file: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}'{by} is not a YAML option file: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"'{path}'{by} is {error}") from None
     if not isinstance(options, dict):
         raise ValueError(f"'{path}'{by} is not an option file: it has no options")
     return options

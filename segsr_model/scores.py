@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,6 +12,14 @@ from typing import Any
 
 from segsr_model.files import write_atomically
 from segsr_model.prepare.catalogue import class_of
+
+ANY = object()
+VALUES = {ANY: {ANY: float}}
+PROTOCOL = {  # see `segsr_model.protocol`
+    'name': str, 'rows': list, 'network': str, 'scale': (int, type(None)), 'dataset': str, 'images': int,
+    'split_sha256': str, 'metrics': {ANY: {'type': str}}, 'self_ensemble': bool, 'checkpoint': (str, type(None)),
+    'checkpoint_sha256': (str, type(None)), 'param_key': (str, type(None)), 'iterations': (int, type(None)),
+    'versions': {ANY: (str, type(None))}, 'lr_recipe': {ANY: str}}
 
 
 class Scores:
@@ -61,12 +70,16 @@ class SavedScores(Scores):
         self.protocol = protocol
         self.path = Path(folder) / f'scores_{protocol["dataset"]}.json'
         self.journal = Path(folder) / f'scores_{protocol["dataset"]}.unfinished.jsonl'
+        content = {}
+        with contextlib.suppress(OSError, ValueError):  # no finished test, or a damaged one
+            content = read_scores(self.path)
         if is_unfinished(folder, protocol):
             for line in whole_lines(self.journal)[1:]:
-                self.images.update(json.loads(line))
+                with contextlib.suppress(ValueError):  # a damaged line: its image is tested again
+                    self.images.update(_checked(_parse(line), VALUES))
             self._rewrite_journal()
-        elif self.path.is_file() and (content := json.loads(self.path.read_text()))['protocol'] == protocol:
-            self.images.update(content['images'])
+        elif content.get('protocol') == protocol:
+            self.images.update(content.get('images', {}))
         else:
             self._rewrite_journal()
 
@@ -89,18 +102,53 @@ class SavedScores(Scores):
         write_atomically(self.journal, lambda temporary: Path(temporary).write_text(text))
 
 
+def read_scores(path: str | Path) -> dict[str, Any]:
+    """The content of a ``scores_<dataset>.json``, whose values are of the kinds that a test writes.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged.
+    """
+    content = _parse(Path(path).read_text(encoding='utf-8'))
+    return _checked(content, {'protocol': PROTOCOL, 'average': {ANY: float}, 'classes': VALUES, 'images': VALUES})
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError('too deep') from None
+
+
+def _checked(value: Any, kind: Any, where: str = 'it') -> Any:
+    """``value``, if it is of a kind: a type, one of several, or a mapping that holds kinds by key (`ANY`: all keys)."""
+    kinds = (int, float) if kind is float else kind
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            raise ValueError(f'{where} should be a mapping')
+        for key, part in value.items():
+            if part is None and key == 'lr_recipe':  # nobody knows how the images were made
+                continue
+            if key in kind or ANY in kind:
+                _checked(part, kind.get(key, kind.get(ANY)), key)
+    elif isinstance(value, bool) and bool not in (kinds if isinstance(kinds, tuple) else (kinds,)) or not isinstance(
+            value, kinds):
+        raise ValueError(f'{where} is {str(value)[:40]!r}')
+    return value
+
+
 def is_unfinished(folder: str | Path, protocol: dict[str, Any]) -> bool:
     """Whether the folder holds the beginning of a test under this protocol."""
     lines = whole_lines(Path(folder) / f'scores_{protocol["dataset"]}.unfinished.jsonl')
     try:
-        return bool(lines) and json.loads(lines[0]) == protocol
+        return bool(lines) and _parse(lines[0]) == protocol
     except ValueError:
         return False
 
 
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file that may have been cut off while it was written; none without a file."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_text(errors='replace').splitlines(keepends=True) if path.is_file() else []
     return [line for line in lines if line.endswith('}\n')]
 
 

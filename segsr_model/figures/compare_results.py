@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from basicsr.metrics import calculate_metric
 
 from segsr_model.cli import CommandError
 from segsr_model.figures.drawing import read_image, size_of
+from segsr_model.scores import read_scores
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 TOLERANCE = 0.05  # dB between a PSNR that a test has saved and that of its image
@@ -58,13 +59,12 @@ class Results:
     def scores(self, path: Path) -> dict[str, Any]:
         """What the test has saved about the dataset of the SR image; empty if nothing."""
         file = self.folder / f'scores_{path.parent.name}.json'
-        try:
-            content = json.loads(file.read_text(encoding='utf-8'))
-        except FileNotFoundError:
+        if not file.is_file():
             return {}
-        except (OSError, ValueError) as error:
+        try:
+            return read_scores(file)
+        except ValueError as error:
             raise CommandError(f"cannot read '{file}': {error}") from None
-        return content if isinstance(content, dict) else {}
 
     def scale(self, image: str) -> int | None:
         """The scale factor of the test, if it has saved it."""
@@ -84,7 +84,10 @@ class Results:
         saved = scores.get('images', {}).get(image, {})
         for metric, options in scores.get('protocol', {}).get('metrics', {}).items():
             if options.get('type') == 'calculate_psnr' and metric in saved:
-                psnr = calculate_metric({'img': sr, 'img2': hr}, options)
+                try:
+                    psnr = calculate_metric({'img': sr, 'img2': hr}, options)
+                except (TypeError, ValueError, LookupError, AssertionError, cv2.error) as error:
+                    raise CommandError(f"'{path}': its test's metric {metric} cannot be computed: {error}") from None
                 if abs(psnr - saved[metric]) > TOLERANCE:
                     raise CommandError(f"'{path}' has {psnr:.2f} dB against this HR image, but had {saved[metric]:.2f} "
                                        'dB in its test: results of another dataset?')

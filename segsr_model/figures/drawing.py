@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from basicsr.metrics import calculate_psnr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from segsr_model.cli import CommandError
 from segsr_model.files import write_atomically
+from segsr_model.prepare.images import MOST_PIXELS
 
 WIDTH = 7.16  # inches, two columns of the IEEE's page
 GAP = 0.06  # inches between pictures
@@ -60,6 +63,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise CommandError(f"there is no image '{path}'")
+    if pixels(path) > MOST_PIXELS:
+        raise CommandError(f"'{path}' has more than {MOST_PIXELS:,} pixels")
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
@@ -69,6 +74,19 @@ def read_image(path: str | Path) -> np.ndarray:
     if image.dtype != np.uint8:
         raise CommandError(f"'{path}' is {image.dtype}; 8-bit images only")
     return image
+
+
+def pixels(path: str | Path) -> int:
+    """How many pixels an image has, by its header; 0 if Pillow cannot tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return image.width * image.height
+    except Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except Exception:  # its many readers raise anything; OpenCV, which reads the image, will say what is wrong
+        return 0
 
 
 def size_of(image: np.ndarray) -> str:

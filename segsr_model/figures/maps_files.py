@@ -35,8 +35,11 @@ def write_layers(path: str, maps: np.ndarray, lr_path: str) -> None:
     k, height, width = maps.shape
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(lr_path) as lr:
-            crs, transform, (gcps, gcps_crs), rpcs = lr.crs, lr.transform, lr.gcps, lr.rpcs
+        try:
+            with rasterio.open(lr_path) as lr:
+                crs, transform, (gcps, gcps_crs), rpcs = lr.crs, lr.transform, lr.gcps, lr.rpcs
+        except (rasterio.errors.RasterioError, ValueError) as error:
+            raise CommandError(f"cannot read the georeference of '{lr_path}': {error}") from None
 
         def write(temporary: str) -> None:
             with rasterio.open(temporary, 'w', driver='GTiff', dtype='float32', count=k, height=height, width=width,

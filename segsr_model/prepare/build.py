@@ -21,7 +21,7 @@ from segsr_model.prepare.images import ImageError, write_file
 from segsr_model.prepare.manifest import MANIFEST, Journal, read_manifest, write_manifest
 from segsr_model.prepare.pairs import make_pairs
 from segsr_model.prepare.plan import Item, OpenScene
-from segsr_model.prepare.sources import READ_ERRORS, ImageFile, Source
+from segsr_model.prepare.sources import ImageFile, Source
 
 PARTIAL = '.partial'
 
@@ -134,7 +134,7 @@ def _make_all(
         for path, tasks in work.items():
             try:  # archives are read here, one file after the other
                 paths[pool.submit(make, job.source.open(path), tasks)] = path
-            except READ_ERRORS as error:
+            except OSError as error:
                 problems.append(f'{path}: {error}')
             if len(paths) >= 2 * workers:
                 collect(wait(paths, return_when=FIRST_COMPLETED).done, paths)

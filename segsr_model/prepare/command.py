@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from segsr_model.cli import CommandError
+from segsr_model.paths import printable
 from segsr_model.prepare.build import build, is_complete
 from segsr_model.prepare.catalogue import CATALOGUES
 from segsr_model.prepare.disk import require_room
@@ -68,7 +69,7 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.out.resolve() == args.source.resolve() or args.source.resolve() in args.out.resolve().parents:
         raise CommandError(f'--out {args.out}: lies in --source, whose images it would join; choose another folder')
     job, notes = make_job(args)
-    sys.stdout.write(''.join(f'{note}\n' for note in notes))
+    sys.stdout.write(''.join(f'{printable(note)}\n' for note in notes))
     folders = {scale: args.out / f'x{scale}' for scale in sorted(set(args.scale))}
     missing = [scale for scale, folder in folders.items() if not is_complete(job, folder, scale=scale)]
     parts = count_parts(job.split)
@@ -110,7 +111,7 @@ def _verify(args: argparse.Namespace) -> int:
     for folder in folders:
         _, records = read_manifest(args.manifest or folder / MANIFEST)
         faults = find_faults(folder, records, workers=args.workers)
-        sys.stdout.write(''.join(f'{fault}\n' for fault in faults))
+        sys.stdout.write(''.join(f'{printable(fault)}\n' for fault in faults))
         verdict = f'{len(faults)} faults' if faults else f'pixels as in the manifest, {fingerprint(records)[:16]}'
         sys.stdout.write(f'{folder}: {len(records):,} pairs, {verdict}\n')
         total += len(faults)

@@ -71,7 +71,7 @@ def find_any(source: Source) -> tuple[dict[str, str], list[str]]:
     named: dict[str, str] = {}
     for label, paths in sorted(classes.items()):
         names = [PurePosixPath(path).stem.lower() for path in paths]
-        fits = all(re.fullmatch(rf'{label}_?\d+', name) for name in names) and len(set(names)) == len(names)
+        fits = all(re.fullmatch(rf'{label}_?[0-9]+', name) for name in names) and len(set(names)) == len(names)
         named.update(zip(names if fits else number_names(label, len(paths)), paths))
     return named, others
 

@@ -16,6 +16,7 @@ from segsr_model.prepare.sources import ImageFile
 
 # Level 1 with run-length matching: smaller, faster to write and to read than zlib's default on aerial images.
 PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # where Pillow takes an image for a decompression bomb
 _EIGHT_BIT_MODES = {'RGB', 'RGBA', 'RGBX', 'L', 'LA', 'P', 'PA', '1', 'CMYK', 'YCbCr'}
 _GDAL_NODATA = 42113  # TIFF tag
 
@@ -60,12 +61,14 @@ class PlainScene:
         self.size = (image.height, image.width)
 
     def read(self, window: Window | None = None) -> np.ndarray:
-        return np.array(self._crop(window).convert('RGB'))
+        with explain_errors():
+            return np.array(self._crop(window).convert('RGB'))
 
     def is_valid(self, window: Window) -> bool:
         if self.image.mode not in ('RGBA', 'LA', 'PA'):
             return True
-        return self._crop(window).getchannel('A').getextrema()[0] > 0
+        with explain_errors():
+            return self._crop(window).getchannel('A').getextrema()[0] > 0
 
     def close(self) -> None:
         self.image.close()

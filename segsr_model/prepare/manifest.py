@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from segsr_model.cli import CommandError
+from segsr_model.paths import is_file_name
 from segsr_model.prepare.images import write_file
 from segsr_model.prepare.splits import PARTS
 
@@ -23,12 +24,32 @@ MANIFEST = 'manifest.jsonl'
 def read_manifest(path: Path) -> tuple[dict, list[dict]]:
     """The settings and the pairs of a manifest. Raises CommandError if there is none, or it is damaged."""
     try:
-        settings, *records = (json.loads(line) for line in path.read_text(encoding='utf-8').splitlines())
-        return settings, records
+        return _parse(path.read_text(encoding='utf-8').splitlines())
     except FileNotFoundError as error:
         raise CommandError(f'{path}: no such file; "segsr prepare" writes it when a data set is complete') from error
     except (OSError, ValueError) as error:
         raise CommandError(f'{path}: not a manifest of "segsr prepare": {error}') from error
+
+
+def _parse(lines: list[str]) -> tuple[dict, list[dict]]:
+    """Settings and pairs. ValueError: a line is not what we write, such as a name that leads to another folder."""
+    try:
+        settings, *records = map(json.loads, lines)
+    except RecursionError:
+        raise ValueError('too deep') from None
+    if not isinstance(settings, dict) or not isinstance(settings.get('dataset'), str):
+        raise ValueError('its first line has no settings')
+    for number, record in enumerate(records, 2):
+        sound = (isinstance(record, dict) and record.get('part') in PARTS and is_file_name(record.get('name'))
+                 and record['name'].isascii() and all(isinstance(record.get(key), str) for key in ('hr', 'lr'))
+                 and all(_is_size(record.get(key)) for key in ('hr_size', 'source_size')))
+        if not sound:
+            raise ValueError(f'line {number} is no pair of images')
+    return settings, records
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
 
 
 def write_manifest(path: Path, settings: dict, records: Iterable[dict]) -> None:
@@ -53,10 +74,13 @@ class Journal:
 
     def __init__(self, folder: Path, settings: dict) -> None:
         path = folder / 'journal.jsonl'
-        lines = path.read_text(encoding='utf-8').splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith('}\n')]  # the last may have been cut off
-        resumed = bool(whole) and whole[0] == settings
-        self.records = {record['name']: record for record in whole[1:]} if resumed else {}
+        lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True) if path.exists() else []
+        try:
+            found, records = _parse([line for line in lines if line.endswith('}\n')])  # the last may have been cut off
+        except ValueError:  # no journal, or a damaged one
+            found, records = None, []
+        resumed = found == settings
+        self.records = {record['name']: record for record in records} if resumed else {}
         if not resumed:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from segsr_model.cli import CommandError
 from segsr_model.prepare.catalogue import class_of
 from segsr_model.prepare.find import number_names
-from segsr_model.prepare.images import ImageError, Scene, Window
-from segsr_model.prepare.sources import READ_ERRORS, ImageFile, Source
+from segsr_model.prepare.images import MOST_PIXELS, ImageError, Scene, Window
+from segsr_model.prepare.sources import ImageFile, Source
 from segsr_model.prepare.splits import read_split
 
+MOST_TILES = 1_000_000  # of an image
 OpenScene = Callable[[ImageFile], Scene]
 
 
@@ -49,7 +50,10 @@ def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) 
     for name, path in named.items():
         try:
             with _opened(source, path, open_scene) as scene:
-                items.append(Item(name, path, None, *scene.size))
+                height, width = scene.size
+                if height * width > MOST_PIXELS:
+                    raise ImageError(f'its {height} x {width} pixels are too many for one image: cut it with --tile')
+                items.append(Item(name, path, None, height, width))
         except CommandError as error:
             problems.append(str(error))
     if problems:
@@ -76,6 +80,8 @@ def plan_tiles(
     for name, path in named.items():
         with _opened(source, path, open_scene) as scene:
             height, width = scene.size
+            if (height // tile) * (width // tile) > MOST_TILES:
+                raise ImageError(f'its {height} x {width} pixels would be more than {MOST_TILES:,} tiles')
             corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
             windows = [Window(top, left, tile, tile) for top, left in corners]
             valid = [window for window in windows if scene.is_valid(window)]
@@ -125,5 +131,5 @@ def _opened(source: Source, path: str, open_scene: OpenScene) -> Iterator[Scene]
     try:
         with contextlib.closing(open_scene(source.open(path))) as scene:
             yield scene
-    except (ImageError, *READ_ERRORS) as error:
+    except (ImageError, OSError) as error:
         raise CommandError(f'{path}: {error}') from error

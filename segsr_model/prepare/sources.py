@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol, Union
 
@@ -16,7 +16,7 @@ from segsr_model.cli import CommandError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 ImageFile = Union[Path, io.BytesIO]
-READ_ERRORS = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+MOST_BYTES = 2 << 30  # of an image in an archive, which is read into memory; larger ones must be unpacked
 
 
 class Source(Protocol):
@@ -25,7 +25,7 @@ class Source(Protocol):
     sizes: Mapping[str, int]  # path -> bytes
 
     def open(self, path: str) -> ImageFile:
-        """A path or a stream with the file's content; one of ``READ_ERRORS`` if it is damaged."""
+        """A path or a stream with the file's content. Raises OSError if it is damaged, or too large for memory."""
 
 
 class Folder:
@@ -48,21 +48,24 @@ class ZipArchive:
         self.sizes = {info.filename: info.file_size for info in self.archive.infolist() if not info.is_dir()}
 
     def open(self, path: str) -> ImageFile:
-        return io.BytesIO(self.archive.read(path))
+        with _reading(self.sizes[path]):
+            return io.BytesIO(self.archive.read(path))
 
 
 class TarArchive:
-    """The regular files in a tar archive, plain or compressed. Links are ignored."""
+    """The regular files in a tar archive, plain or compressed. Links and devices are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.archive = tarfile.open(path)  # noqa: SIM115, it stays open as long as the source
-        self.sizes = {info.name: info.size for info in self.archive.getmembers() if info.isreg()}
+        self.files = {info.name: info for info in self.archive.getmembers() if info.isreg()}
+        self.sizes = {name: info.size for name, info in self.files.items()}
 
     def open(self, path: str) -> ImageFile:
-        content = self.archive.extractfile(path).read()
-        if len(content) != self.sizes[path]:
-            raise tarfile.ReadError('unexpected end of data')
-        return io.BytesIO(content)
+        with _reading(self.sizes[path]):
+            content = self.archive.extractfile(self.files[path]).read()
+            if len(content) != self.sizes[path]:
+                raise tarfile.ReadError('unexpected end of data')
+            return io.BytesIO(content)
 
 
 class RarArchive:
@@ -83,12 +86,24 @@ class RarArchive:
         self.sizes = {info.filename: info.file_size for info in self.archive.infolist() if info.is_file()}
 
     def open(self, path: str) -> ImageFile:
-        try:
-            return io.BytesIO(self.archive.read(path))
-        except self.rarfile.RarCannotExec as error:
-            raise CommandError('rar archives need the tool unrar, unar, 7z or bsdtar; none was found') from error
-        except self.rarfile.Error as error:
-            raise OSError(str(error) or type(error).__name__) from error
+        with _reading(self.sizes[path]):
+            try:
+                return io.BytesIO(self.archive.read(path))
+            except self.rarfile.RarCannotExec as error:
+                raise CommandError('rar archives need the tool unrar, unar, 7z or bsdtar; none was found') from error
+
+
+@contextlib.contextmanager
+def _reading(size: int) -> Iterator[None]:
+    """Turns what reading a file of ``size`` bytes from an archive raises, whatever the archive's kind, into OSError."""
+    if size > MOST_BYTES:
+        raise OSError(f'{size:,} bytes are too many to be read from an archive: unpack it and give the folder')
+    try:
+        yield
+    except CommandError:
+        raise
+    except Exception as error:  # each archive and compression library has its own family of errors
+        raise OSError((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
 def open_source(path: Path) -> Source:
@@ -112,7 +127,7 @@ def open_source(path: Path) -> Source:
     except CommandError:
         raise
     except Exception as error:  # each archive library has its own family of errors
-        reason = str(error).splitlines()[0].rstrip(':')
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(':')
         raise CommandError(f'--source {path}: not a complete zip, tar or rar archive ({reason}; '
                            f'{path.stat().st_size:,} bytes on disk): download it again') from error
 

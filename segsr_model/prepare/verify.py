@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
 from io import BytesIO
@@ -40,8 +44,19 @@ def find_faults(folder: Path, records: list[dict], *, workers: int) -> list[str]
             files = [(str(place / name), partial(_existing, place / name), wanted) for name, wanted in expected.items()]
             faults += _compare(files, workers)
             if place.with_suffix('.lmdb').is_dir():
-                faults += _compare_lmdb(place.with_suffix('.lmdb'), members, key, workers)
+                faults += _in_own_process(_compare_lmdb, place.with_suffix('.lmdb'), members, key, workers)
     return faults
+
+
+def _in_own_process(compare: Callable[..., list[str]], path: Path, *arguments: object) -> list[str]:
+    """Faults of an LMDB, whose library reads beyond a damaged file and is ended by the system for it."""
+    context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
+    with ProcessPoolExecutor(1, context, faulthandler.disable) as pool:
+        try:
+            return pool.submit(compare, path, *arguments).result()
+        except (BrokenProcessPool, lmdb.Error) as error:
+            reason = str(error).splitlines()[0] if isinstance(error, lmdb.Error) else 'reading it ended the process'
+            return [f'{path}: damaged: {reason}']
 
 
 def _compare_lmdb(path: Path, members: list[dict], key: str, workers: int) -> list[str]:

@@ -11,9 +11,11 @@ from typing import Any
 from segsr_model.cli import CommandError
 from segsr_model.files import read_options
 from segsr_model.report.paper import check_rows, read_row
-from segsr_model.scores import whole_lines
+from segsr_model.scores import read_scores, whole_lines
 
+RECIPE = ('kernel', 'made_by', 'pixels_sha256')
 Values = tuple[float, float]
+NEEDED = ('name', 'dataset', 'scale', 'network', 'split_sha256', 'self_ensemble', 'iterations', 'versions')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def find_runs(results: Path) -> list[Run]:
 
 def _read_run(path: Path) -> Run | None:
     try:
-        content = json.loads(path.read_text())
+        content = read_scores(path)
         protocol = content['protocol']
         if not protocol['rows']:  # a test of something else, whatever was measured
             return None
@@ -68,6 +70,12 @@ def _read_run(path: Path) -> Run | None:
         values = {key: (row[ssim], row[psnr]) for key, row in content['classes'].items()}
         average = (content['average'][ssim], content['average'][psnr])
         tested, expected = len(content['images']), protocol['images']
+        recipe, trained = protocol['lr_recipe'], protocol['checkpoint'] is not None
+        for holder, keys in ((protocol, NEEDED), (recipe or {}, () if recipe is None else RECIPE),
+                             (protocol, ('checkpoint_sha256', 'param_key') if trained else ())):
+            for key in keys:
+                if holder[key] is None and key != 'iterations':
+                    raise ValueError(f'{key} is missing')
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f'{error.args[0]} is missing' if isinstance(error, KeyError) else error
         raise CommandError(f"'{path}' cannot be used, remove it or test again with basicsr/test.py: {reason}") from None
@@ -110,7 +118,7 @@ def find_unfinished(experiments: Path, results: Path) -> list[Unfinished]:
         options = _options_of(file)
         states = [state.stem for state in (file.parent / 'training_states').glob('*.state')]
         trained = (file.parent / 'models' / 'net_g_latest.pth').is_file()
-        iterations = max((int(state) for state in states if state.isdigit()), default=0)
+        iterations = max((int(state) for state in states if state.isdecimal()), default=0)
         status = 'not tested' if trained else f'training, {iterations:,} iterations'
         datasets = options.get('datasets')
         for dataset in datasets.values() if isinstance(datasets, dict) else ():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from segsr_model.cli import CommandError
+from segsr_model.scores import read_scores
 
 EXAMPLES = """example:
   segsr scores results/test_Bicubic_x4 results/test_SeGSR_HAT_x4"""
@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"'{folder}' has no scores_*.json; test with model_type: SemanticGuidedSRModel first")
         for file in files:
             try:
-                content = json.loads(file.read_text())
-                rows.append((content['protocol']['name'], content['protocol']['dataset'], dict(content['average'])))
-            except (ValueError, KeyError, TypeError):
+                content = read_scores(file)
+                rows.append((content['protocol']['name'], content['protocol']['dataset'], content['average']))
+            except (OSError, ValueError, KeyError):
                 raise CommandError(f"'{file}' is not a scores file of basicsr/test.py") from None
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, dataset, average in rows:
