@@ -48,6 +48,7 @@ setup(
         'lmdb',
         'loralib>=0.1.2',
         'matplotlib>=3.7',
+        'numba>=0.60',
         'numpy',
         'open_clip_torch>=2.26',
         'opencv-python',

@@ -1,18 +1,22 @@
-"""How fast BasicSR's data loader delivers training pairs, from a folder and from LMDB."""
+"""How fast BasicSR's data loader delivers training pairs, from a folder and from LMDB, and how fast LR images are."""
 
 from __future__ import annotations
 
+import functools
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import lmdb
 import numpy as np
+import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils.matlab_functions import imresize
 
 from segsr_model.prepare.images import encode_png, write_file
 from segsr_model.prepare.lmdb_store import add_lmdb
@@ -34,7 +38,8 @@ def measure_loader(*, images: int, side: int, scale: int, batch: int, seconds: f
         workers: Worker processes; 0 loads in the main process.
 
     Yields:
-        A line for each result: the loader from both stores, then the steps of one pair on one core.
+        A line for each result: the loader from both stores, then the steps of one pair on one core, then
+        LR images at each scale beside BasicSR's ``imresize``, on one core.
     """
     with tempfile.TemporaryDirectory(prefix='segsr-bench-') as name:
         folder = Path(name)
@@ -50,6 +55,7 @@ def measure_loader(*, images: int, side: int, scale: int, batch: int, seconds: f
             rate = _pairs_per_second({**options, **roots, 'io_backend': {'type': store}}, seconds)
             yield f'{store}: {rate:.0f} pairs/s with {workers} workers, batch {batch}; {rate / cpus:.0f} per core'
         yield from _time_steps(folder)
+    yield from _time_downscale(side, seconds)
 
 
 def _generate(folder: Path, images: int, side: int, scale: int) -> None:
@@ -98,3 +104,38 @@ def _time_steps(folder: Path) -> Iterator[str]:
         for _ in range(repeats):
             step()
         yield f'  {title}: {(time.perf_counter() - start) / repeats * 1e3:.2f} ms'
+
+
+def _time_downscale(side: int, seconds: float) -> Iterator[str]:
+    """``downscale`` beside BasicSR's ``imresize``, in turn, on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for scale in (2, 3, 4, 8):
+            length = side // scale * scale
+            image = np.random.default_rng(0).integers(0, 256, (length, length, 3), dtype=np.uint8)
+            rounds = [
+                [_mean_time(functools.partial(step, image, scale), seconds / 40) for step in (downscale, _imresize)]
+                for _ in range(5)
+            ]
+            ours, theirs = (statistics.median(times) * 1e3 for times in zip(*rounds))
+            yield (f'  LR x{scale} of {length} x {length}: {ours:.2f} ms; imresize {theirs:.2f} ms, '
+                   f'{theirs / ours:.1f} times as long')
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _imresize(image: np.ndarray, scale: int) -> np.ndarray:
+    """LR images as BasicSR's users make them, from 8 bits to 8 bits."""
+    small = imresize(image.astype(np.float32) / 255, 1 / scale)
+    return (small.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _mean_time(step: Callable[[], object], seconds: float) -> float:
+    """Of a call, over about that many seconds, after one that warms up."""
+    step()
+    calls, start = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < seconds:
+        step()
+        calls += 1
+    return (time.perf_counter() - start) / calls

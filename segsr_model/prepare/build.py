@@ -8,11 +8,10 @@ import os
 import shutil
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -127,7 +126,7 @@ def _make_all(
             except ImageError as error:
                 problems.append(f'{path}: {error}')
 
-    with bar, warnings.catch_warnings(), _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
+    with bar, warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter('ignore', UserWarning)  # Pillow, on TIFF tags that do not matter here
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         paths: dict[Future, str] = {}
@@ -142,17 +141,6 @@ def _make_all(
     if problems:
         shown = '; '.join(sorted(problems)[:10]) + f'; and {len(problems) - 10} more' * (len(problems) > 10)
         raise CommandError(f'{len(problems)} unusable images, nothing was written: {shown}')
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """The workers are the parallel ones; PyTorch's own threads would only compete with them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _finish(job: Job, folder: Path, journal: Journal, settings: dict) -> None:

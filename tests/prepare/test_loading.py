@@ -141,3 +141,5 @@ def test_bench(prepare):
     code, out, _ = prepare('bench', '--images', '8', '--seconds', '0.05', '--loader-workers', '0')
     assert code == 0
     assert [line.split(':')[0].strip() for line in out.splitlines()][:3] == ['disk', 'lmdb', 'decode HR from disk']
+    assert all(f'LR x{scale} of 256 x 256' in out for scale in (2, 4, 8))
+    assert 'LR x3 of 255 x 255' in out

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,3 +62,38 @@ def test_scale_one_changes_nothing():
 def test_size_must_divide():
     with pytest.raises(ValueError, match='10 x 12 image does not divide by 4'):
         downscale(np.zeros((10, 12, 3), np.uint8), 4)
+
+
+@pytest.mark.parametrize('scale', [1, 2, 3, 8])
+def test_smaller_than_the_kernel(scale):
+    image = np.random.default_rng(0).integers(0, 256, (scale, 2 * scale, 1), dtype=np.uint8)
+    tiled = np.concatenate([image, image[::-1]] * 10)  # what the mirrored margins stand for
+    tiled = np.concatenate([tiled, tiled[:, ::-1]] * 10, axis=1)
+    inside = downscale(tiled, scale)[10:11, 20:22]
+    assert np.array_equal(downscale(image, scale), inside)
+
+
+def test_memory_in_any_order():
+    image = np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+    expected = downscale(image, 4)
+    turned = np.asfortranarray(image)
+    turned.flags.writeable = False
+    assert np.array_equal(downscale(turned, 4), expected)
+
+
+def test_no_folder_for_the_compiled_code(tmp_path):
+    """Nowhere to keep it: it is compiled in memory. A file in the way stops root too, whom permissions do not."""
+    for package in ('segsr_arch', 'segsr_model'):
+        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package,
+                        ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path / 'segsr_model/prepare/__pycache__').touch()
+    (tmp_path / 'home').touch()
+    code = ('import numpy as np; from segsr_model.prepare import lowres; '
+            'print(lowres.__file__); print(lowres.downscale(np.full((8, 8, 1), 9, np.uint8), 4).ravel())')
+    home = str(tmp_path / 'home')
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path), 'HOME': home, 'XDG_CACHE_HOME': home, 'LOCALAPPDATA': home,
+             'NUMBA_CACHE_DIR': ''})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(tmp_path / 'segsr_model/prepare/lowres.py'), '[9 9 9 9]']
