@@ -1,5 +1,6 @@
 # make demo: train, test and draw a small SeG-SR on the sample tiles.  make test: the test suite.
-# make soak: the long trials in soak/.  All create .venv first; use another Python or PyTorch build with e.g. make demo PYTHON=python3.11 TORCH="torch==2.8.0 torchvision"
+# make soak: the long trials in soak/.
+# All create .venv first; use another Python or PyTorch build with e.g. make demo PYTHON=python3.11 TORCH="torch==2.8.0 torchvision"
 PYTHON ?= python3
 TORCH ?= torch torchvision
 VENV ?= .venv

@@ -7,11 +7,10 @@ import atexit
 import copy
 import functools
 import os
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +23,54 @@ from basicsr.utils import check_resume, misc, options
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from segsr_arch.tensor_files import load_tensors
+from segsr_model.checkpoints import newest_pair, read_pair
 from segsr_model.checks import check_options
 from segsr_model.option_files import OptionLoader, as_test, compose
 from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
+from segsr_model.resume import from_first, resume_data
 from segsr_model.scores import is_unfinished
+from segsr_model.training_run import TrainingRun
 
 OUR_MODEL = 'SemanticGuidedSRModel'
-STATE = ('epoch', 'iter', 'optimizers', 'schedulers')  # what BasicSR resumes from
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """BasicSR's ``load_resume_state`` without its two faults.
 
     It reads the state to the CPU (the optimizer moves it where the network is), so that it works without a GPU, and
-    ``--auto_resume`` looks in the experiment's folder instead of below the working directory.
+    ``--auto_resume`` looks in the experiment's folder instead of below the working directory. What it resumes from is
+    verified; ``--auto_resume`` takes the newest complete checkpoint.
 
     Args:
-        opt: BasicSR's options; ``path`` is brought up to date.
+        opt: BasicSR's options; ``path``, and for the data ``manual_seed`` and ``datasets:train``, are brought up to
+            date.
 
     Returns:
-        The training state, or None to start afresh.
+        The training state, with ``notes`` for the log, or None to start afresh.
 
     Raises:
-        SystemExit: the file cannot be read, or holds more than plain values and tensors.
+        SystemExit: there is no complete checkpoint; says which file is missing or damaged.
     """
     path = opt['path']
-    if opt['auto_resume']:
-        states = [p for p in Path(path['training_states']).glob('*.state') if re.fullmatch(r'\d+', p.stem)]
-        path['resume_state'] = str(max(states, key=lambda p: int(p.stem))) if states else None
-    if not path.get('resume_state'):
-        return None
+    ignored = path.get('ignore_resume_networks') or ()
+    networks = [key.replace('network_', 'net_') for key in opt if key.startswith('network_') and key not in ignored]
     try:
-        state = load_tensors(path['resume_state'], 'training state')
-        missing = [key for key in STATE if key not in state] if isinstance(state, Mapping) else STATE
-        if missing:
-            raise ValueError(f"'{path['resume_state']}' is no training state of BasicSR: it has no {missing[0]}")
+        if opt['auto_resume']:
+            path['resume_state'], notes = from_first(
+                lambda: newest_pair(path['training_states'], path['models'], networks))
+            networks = []  # are verified
+        else:
+            notes = []
+        if not path.get('resume_state'):
+            return None
+        state, unrecorded = read_pair(path['resume_state'], path['models'], networks)
     except ValueError as error:
-        raise SystemExit(printable(f'path:resume_state: {error}')) from None
+        option = '--auto_resume' if opt['auto_resume'] else 'path:resume_state'
+        raise SystemExit(printable(f'{option}: {error}')) from None
+    resume_data(opt, state)
     check_resume(opt, state['iter'])
-    return state
+    return {**state, 'notes': notes + unrecorded}
 
 
 def build_model(opt: dict[str, Any]) -> Any:
@@ -146,14 +153,17 @@ def _around_parsing(parse_options):
             raise SystemExit(f'{path}: the options cannot be used: {reason}') from None
         finally:
             sys.argv = argv
-        if opt.get('model_type') == OUR_MODEL:
-            if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
-                os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
-            _replace('basicsr.train' if is_train else 'basicsr.test', build_model)
+        if opt.get('model_type') == OUR_MODEL and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
         if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
             _replace('basicsr.train', load_resume_state)
         if opt.get('model_type') == OUR_MODEL and not is_train:
             _replace('basicsr.test', make_exp_dirs)
+            _replace('basicsr.test', build_model)
+        if opt.get('model_type') == OUR_MODEL and is_train:
+            run = TrainingRun(build_model)
+            for function in (run.init_tb_loggers, run.build_dataloader, run.build_model):
+                _replace('basicsr.train', function)
         return opt, arguments
 
     return wrapper

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from segsr_arch.options import check_keys
+from segsr_model.checkpoints import check_checkpoint_options
 from segsr_model.metrics import check_metrics
 from segsr_model.report.paper import check_rows
 
@@ -36,6 +37,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
     val = opt.get('val') or {}
     check_keys('val', val, VAL_OPTIONS)
     check_metrics(val.get('metrics') or {})
+    if opt['is_train']:
+        check_checkpoint_options(opt)
     for phase, dataset in opt['datasets'].items():
         if dataset.get('type') == 'PairedImageDataset' and dataset.get('io_backend', {}).get('type') == 'disk':
             try:

@@ -16,15 +16,36 @@ from segsr_model.option_files import compose
 
 
 def write_atomically(path: str | Path, write: Callable[[str], Any]) -> None:
-    """Let ``write(temporary_path)`` write a file, then move it into place: ``path`` is either old or complete."""
+    """Let ``write(temporary_path)`` write a file, then move it into place: ``path`` is either old or complete.
+
+    The file and its folder are on the disk when this returns, so that a power cut does not undo it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
         write(str(temporary))
+        _to_disk(temporary, os.O_RDWR)
         os.replace(temporary, path)
+        if os.name == 'posix':  # elsewhere a folder cannot be opened
+            _to_disk(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what `write_atomically` left in a folder where the process was killed."""
+    for path in Path(folder).glob('.*.part*'):
+        if re.fullmatch(r'\..+\.\d+\.part(\.\w+)?', path.name):
+            path.unlink(missing_ok=True)
 
 
 def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[dict[str, torch.Tensor], str | None]:

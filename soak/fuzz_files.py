@@ -196,7 +196,8 @@ def weights(path: Path, work: Path) -> str:
 
 
 def state(path: Path, work: Path) -> str:
-    opt = {'auto_resume': False, 'path': {'resume_state': str(path), 'models': str(work)}, 'network_g': {}}
+    opt = {'auto_resume': False, 'network_g': {},
+           'path': {'resume_state': str(path), 'models': str(work), 'ignore_resume_networks': ['network_g']}}
     return refusal(lambda: basicsr_mends.load_resume_state(opt))
 
 
