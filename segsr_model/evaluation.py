@@ -16,6 +16,7 @@ from basicsr.utils import imwrite, tensor2img
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from segsr_model.corrupt_images import CorruptImages, readable
 from segsr_model.interrupts import InterruptionError
 from segsr_model.metrics import needs_ground_truth
 from segsr_model.scores import Scores
@@ -24,8 +25,8 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 
 def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics: Mapping[str, dict[str, Any]],
-             image_path: Callable[[str], str] | None = None, stopped: Callable[[], bool] | None = None,
-             pbar: bool = False) -> None:
+             passed_over: CorruptImages, image_path: Callable[[str], str] | None = None,
+             stopped: Callable[[], bool] | None = None, pbar: bool = False) -> None:
     """Super-resolve the images of a dataset and add their metric values to ``scores``.
 
     Images that ``scores`` has already, and that are saved already if they are to be, are passed over. Metrics are
@@ -37,12 +38,14 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
         dataloader: of batch size 1; without ground truth only metrics that need none are computed.
         scores: filled in the dataset's order.
         metrics: BasicSR's metric options by name.
+        passed_over: takes the images that cannot be read; they are not in ``scores``.
         image_path: where the SR image of a name is saved; None: nowhere.
         stopped: asked before each image whether to break off.
         pbar: show a progress bar.
 
     Raises:
         InterruptionError: ``stopped`` said so.
+        CorruptImageError: more images cannot be read than ``passed_over`` allows.
     """
     waiting = deque()
 
@@ -53,7 +56,7 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
 
     with ThreadPoolExecutor(WORKERS) as pool, tqdm(
             total=len(dataloader), desc=dataloader.dataset.opt['name'], unit='image', disable=not pbar) as bar:
-        for data in dataloader:
+        for data in readable(dataloader, passed_over):
             if stopped and stopped():
                 raise InterruptionError
             name = osp.splitext(osp.basename(data['lq_path'][0]))[0]

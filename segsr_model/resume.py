@@ -19,6 +19,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from segsr_model.corrupt_images import replaced
 from segsr_model.interrupts import ignore_in_worker
 
 
@@ -63,7 +64,8 @@ class PlacedSampler(Sampler):
 class PlacedDataset(Dataset):
     """A dataset whose samples depend on nothing but their place and the seed.
 
-    An item is the dataset's own, with ``place``: (epoch, position). The random states of the process stay as they are.
+    An item is the dataset's own, with ``place``: (epoch, position), and ``corrupt``, see `corrupt_images.replaced`.
+    The random states of the process stay as they are.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -79,7 +81,7 @@ class PlacedDataset(Dataset):
             np.random.seed(seeds[1])
             if alone:
                 torch.default_generator.manual_seed(int(seeds[2]))
-            return {**self.dataset[place.index], 'place': (place.epoch, place.position)}
+            return {**replaced(self.dataset, place.index), 'place': (place.epoch, place.position)}
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from os import path as osp
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from segsr_model.checkpoints import CheckpointWriter, best_metric, prune, snapshot
+from segsr_model.corrupt_images import CorruptImageError, CorruptImages
 from segsr_model.evaluation import evaluate
 from segsr_model.files import read_weights, remove_leftovers
 from segsr_model.inference import super_resolve
@@ -37,6 +39,10 @@ class SemanticGuidedSRModel(SRModel):
     shares the frozen weights; checkpoints hold each weight once and are moved into place when complete; a stock
     checkpoint of the backbone warm-starts a guided network; validation reports each scene class.
     """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self._corrupt_images: dict[tuple[str, str], CorruptImages] = {}
+        super().__init__(opt)
 
     def print_network(self, net: nn.Module) -> None:
         """Log trained and frozen parameters by part, instead of the network's full text."""
@@ -146,6 +152,11 @@ class SemanticGuidedSRModel(SRModel):
     def feed_data(self, data: dict[str, Any]) -> None:
         super().feed_data(data)
         self.paths = data.get('lq_path', [])
+        if any(data.get('corrupt', ())):
+            try:
+                self.corrupt_images(self.opt['datasets']['train']).add(data['corrupt'])
+            except CorruptImageError as error:
+                self.give_up(error)
         if 'place' in data:
             epochs, positions = data['place']
             self.epoch, self.position = int(epochs[-1]), int(positions[-1]) + 1
@@ -166,12 +177,33 @@ class SemanticGuidedSRModel(SRModel):
             losses['l_percep'], losses['l_style'] = self.cri_perceptual(output, gt)
         return {name: loss for name, loss in losses.items() if loss is not None}
 
-    def leave(self) -> NoReturn:
-        """End the process after saving, if that is not done yet. All processes call it together."""
+    def corrupt_images(self, dataset_opt: Mapping[str, Any]) -> CorruptImages:
+        """The images of a dataset that were passed over."""
+        key = dataset_opt['phase'], dataset_opt['name']
+        if key not in self._corrupt_images:
+            folder = self.opt['path'].get('log' if self.is_train else 'results_root')
+            self._corrupt_images[key] = CorruptImages(f'datasets:{key[0]}:max_corrupt_images',
+                                                      dataset_opt.get('max_corrupt_images', 0), folder)
+        return self._corrupt_images[key]
+
+    def give_up(self, error: CorruptImageError) -> NoReturn:
+        """End a run whose data cannot be used; a training by one process is saved first."""
+        saved = ''
+        if self.is_train and not self.opt['dist'] and self.iterations:
+            self.save_unsaved()
+            saved = f' Iteration {self.iterations} is saved: go on with --auto_resume.'
+        raise SystemExit(f'{error}.{saved}')
+
+    def save_unsaved(self) -> None:
+        """Save the training as it is, if that is not done yet. All processes call it together."""
         self.writer.wait()
         if from_first(lambda: self.writer.saved != self.iterations > 0):
             self.save(self.epoch, self.iterations)
         self.writer.finish()
+
+    def leave(self) -> NoReturn:
+        """End the process after saving. All processes call it together."""
+        self.save_unsaved()
         get_root_logger().info(f'Stopped by {self.stop.name or "another process"} after iteration {self.iterations}. '
                                'Go on with --auto_resume.')
         self.stop.barrier()
@@ -289,21 +321,20 @@ class SemanticGuidedSRModel(SRModel):
 
     def validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any,
                    save_img: bool = False) -> None:
-        """As in BasicSR. In training it leaves the random states as they were, and a signal breaks it off.
+        """As in BasicSR. It leaves the random states as they were, and in training a signal breaks it off.
 
         It is then repeated first when the training is resumed.
         """
-        if not self.is_train:
-            super().validation(dataloader, current_iter, tb_logger, save_img)
-            return
         states = random_states(self.opt)
         try:
             super().validation(dataloader, current_iter, tb_logger, save_img)
         except InterruptionError:
             get_root_logger().info('The validation is broken off. It will be repeated first when resuming.')
+        except CorruptImageError as error:
+            self.give_up(error)
         finally:
             set_random_states(self.opt, states)
-        if self.stop.agreed():
+        if self.is_train and self.stop.agreed():
             self.leave()
 
     def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:
@@ -319,8 +350,8 @@ class SemanticGuidedSRModel(SRModel):
             self.opt['path']['results_root'], protocol_of(self.opt, dataloader.dataset))
         if metrics:
             self._initialize_best_metric_results(dataset_name)
-        stopped = self.stop.requested if self.is_train else None
-        evaluate(self, dataloader, scores, metrics=metrics, stopped=stopped, pbar=val_opt.get('pbar', False),
+        evaluate(self, dataloader, scores, metrics=metrics, passed_over=self.corrupt_images(dataloader.dataset.opt),
+                 stopped=self.stop.requested if self.is_train else None, pbar=val_opt.get('pbar', False),
                  image_path=(lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None)
 
         self.metric_results = scores.average()
