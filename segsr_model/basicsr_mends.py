@@ -7,6 +7,7 @@ import atexit
 import copy
 import functools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,12 +20,13 @@ import basicsr.train
 import torch
 import yaml
 from basicsr import models
-from basicsr.utils import check_resume, misc, options
+from basicsr.utils import check_resume, dist_util, misc, options
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from segsr_arch.tensor_files import load_tensors
 from segsr_model.checkpoints import newest_pair, read_pair
 from segsr_model.checks import check_options
+from segsr_model.distributed import init_dist
 from segsr_model.option_files import OptionLoader, as_test, compose
 from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
@@ -138,6 +140,8 @@ def _around_parsing(parse_options):
                 plain = plain_option_file(path, root_path, is_train)
                 sys.argv = [argument.replace(path, plain) if argument in (path, f'-opt={path}') else argument
                             for argument in argv]
+            # torch.distributed.launch says --local-rank
+            sys.argv = [re.sub('^--local-rank', '--local_rank', argument) for argument in sys.argv]
             opt, arguments = parse_options(root_path, is_train)
             if opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise ValueError(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set '
@@ -182,5 +186,6 @@ def install() -> None:
     if not hasattr(options.parse_options, '__wrapped__'):
         dumper = options.ordered_yaml()[1]
         options.ordered_yaml = lambda: (OptionLoader, dumper)
+        options.init_dist = dist_util.init_dist = init_dist
         options.parse_options = _around_parsing(options.parse_options)
         basicsr.train.parse_options = basicsr.test.parse_options = options.parse_options

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from segsr_model.checkpoints import CheckpointWriter, best_metric, prune, snapshot
 from segsr_model.corrupt_images import CorruptImageError, CorruptImages
+from segsr_model.distributed import lost_process_is_said, share_of, wrapped
 from segsr_model.evaluation import evaluate
 from segsr_model.files import read_weights, remove_leftovers
 from segsr_model.inference import super_resolve
@@ -43,6 +44,12 @@ class SemanticGuidedSRModel(SRModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         self._corrupt_images: dict[tuple[str, str], CorruptImages] = {}
         super().__init__(opt)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As in BasicSR, on CPUs too when several processes train."""
+        if self.opt['dist']:
+            return wrapped(net, self.device, self.opt.get('find_unused_parameters', False))
+        return super().model_to_device(net)
 
     def print_network(self, net: nn.Module) -> None:
         """Log trained and frozen parameters by part, instead of the network's full text."""
@@ -135,7 +142,9 @@ class SemanticGuidedSRModel(SRModel):
 
         In BasicSR a scheduler goes on from the last rate of the warm-up and never reaches the full one.
         """
-        if self.stop.agreed_in_passing():
+        with lost_process_is_said(self.opt['dist']):
+            stop = self.stop.agreed_in_passing()
+        if stop:
             self.leave()
         if self.random_states is not None:
             set_random_states(self.opt, self.random_states)
@@ -163,7 +172,8 @@ class SemanticGuidedSRModel(SRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch, in ``train: accumulate`` parts; see `segsr_model.training_step`."""
-        self.log_dict = self.step(self, current_iter)
+        with lost_process_is_said(self.opt['dist']):
+            self.log_dict = self.step(self, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
         self.iterations = current_iter
@@ -327,7 +337,8 @@ class SemanticGuidedSRModel(SRModel):
         """
         states = random_states(self.opt)
         try:
-            super().validation(dataloader, current_iter, tb_logger, save_img)
+            with lost_process_is_said(self.opt['dist']):
+                super().validation(dataloader, current_iter, tb_logger, save_img)
         except InterruptionError:
             get_root_logger().info('The validation is broken off. It will be repeated first when resuming.')
         except CorruptImageError as error:
@@ -336,6 +347,11 @@ class SemanticGuidedSRModel(SRModel):
             set_random_states(self.opt, states)
         if self.is_train and self.stop.agreed():
             self.leave()
+
+    def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        """In training each process takes a share of the images, and all get the scores; the first one tests alone."""
+        if self.is_train or self.opt['rank'] == 0:
+            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:
         """As in SRModel, with values per scene class; a dataset without ground truth gets no-reference metrics only.
@@ -350,9 +366,20 @@ class SemanticGuidedSRModel(SRModel):
             self.opt['path']['results_root'], protocol_of(self.opt, dataloader.dataset))
         if metrics:
             self._initialize_best_metric_results(dataset_name)
-        evaluate(self, dataloader, scores, metrics=metrics, passed_over=self.corrupt_images(dataloader.dataset.opt),
-                 stopped=self.stop.requested if self.is_train else None, pbar=val_opt.get('pbar', False),
-                 image_path=(lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None)
+        world_size = self.opt['world_size'] if self.is_train else 1
+        error = None
+        try:
+            evaluate(self, share_of(dataloader, self.opt['rank'], world_size), scores, metrics=metrics,
+                     passed_over=self.corrupt_images(dataloader.dataset.opt),
+                     stopped=self.stop.requested if self.is_train else None,
+                     pbar=val_opt.get('pbar', False) and self.opt['rank'] == 0,
+                     image_path=(lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None)
+        except (CorruptImageError, InterruptionError) as broken_off:  # all processes must hear of it
+            error = broken_off
+        shares, errors = zip(*gather((scores.images, error))) if world_size > 1 else ([scores.images], [error])
+        for error in filter(None, errors):
+            raise error
+        scores.images = {name: values for share in shares for name, values in share.items()}
 
         self.metric_results = scores.average()
         if self.metric_results:

@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'tests' / 'model'))
 import segsr_arch  # noqa: E402, F401  isort: skip  (first, so that basicsr is mended before anything imports it)
 from trainings import differences, result, start, train, write_demo  # noqa: E402
 
+from segsr_model.checkpoints import states_in  # noqa: E402
+
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--kills', type=int, default=50)
 parser.add_argument('--seed', type=int, default=0)
@@ -52,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
             sys.exit(f'resumed from {iteration}, though {max(before)} was complete:\n{output}')
         if process.exitcode == -signal.SIGKILL:
             kills += 1
-            before = [int(path.stem) for path in states.glob('*.state')]
+            before = [int(path.stem) for path in states_in(states)]
             sys.stdout.write(f'kill {kills}: resumed from {iteration}, killed after {max(before, default=0)}\n')
         elif process.exitcode:
             sys.exit(output)
