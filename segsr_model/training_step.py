@@ -6,13 +6,14 @@ import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from os import path as osp
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from basicsr.utils import get_root_logger
 from torch import nn
+
+from segsr_model.checkpoints import states_in
 
 if TYPE_CHECKING:
     from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel
@@ -140,7 +141,5 @@ class TrainingStep:
 
 def _last_checkpoint(model: SemanticGuidedSRModel) -> str:
     """Where to go on from."""
-    states = [p for p in Path(model.opt['path']['training_states']).glob('*.state') if p.stem.isdigit()]
-    if not states:
-        return 'No checkpoint was saved yet.'
-    return f'The last good checkpoint is {max(states, key=lambda p: int(p.stem))}.'
+    states = states_in(model.opt['path']['training_states'])
+    return f'The last good checkpoint is {states[0]}.' if states else 'No checkpoint was saved yet.'
