@@ -92,8 +92,12 @@ def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
         f'another machine and set pretrained to its path{gelu}')
 
 
-def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
-    """The weights file and what open_clip knows about it (``quick_gelu``, ``mean``, ``std``)."""
+def find_pretrained(model: str, pretrained: str) -> tuple[Path | None, dict[str, Any]]:
+    """The weights file, None for a tag, and what open_clip knows about it (``quick_gelu``, ``mean``, ``std``).
+
+    Raises:
+        OptionError: there is neither such a file nor such a tag of the model.
+    """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
     path = Path(pretrained).expanduser()
     if path.is_file():
@@ -104,7 +108,7 @@ def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
         raise OptionError(
             f"{OPTION}:pretrained: '{pretrained}' is neither a file (sought as {path.absolute()}) nor an open_clip "
             f'tag of {model}' + (f', which has {", ".join(tags)}' if tags else ', which has none'))
-    return _fetch(model, pretrained, tag_config), tag_config
+    return None, tag_config
 
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
@@ -192,7 +196,8 @@ def load_tower(options: EncoderOptions) -> Tower:
         visual = _build(config, quick_gelu, options.model)
         return Tower(visual, _source(options, visual, quick_gelu, None, preprocess))
 
-    path, tag_config = _find_weights(options.model, options.pretrained)
+    path, tag_config = find_pretrained(options.model, options.pretrained)
+    path = path or _fetch(options.model, options.pretrained, tag_config)
     weights, openai = _read_weights(path)
     quick_gelu = quick_gelu or openai or bool(tag_config.get('quick_gelu', False))
     with torch.device('meta'):  # no time is spent on an initialisation that is about to be overwritten

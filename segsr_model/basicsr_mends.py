@@ -23,9 +23,9 @@ from basicsr import models
 from basicsr.utils import check_resume, dist_util, misc, options
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from segsr_arch.tensor_files import load_tensors
 from segsr_model.checkpoints import newest_pair, read_pair
-from segsr_model.checks import check_options
+from segsr_model.checks import ProblemsError, check_options, report
+from segsr_model.checks.command import problems_of
 from segsr_model.distributed import init_dist
 from segsr_model.option_files import OptionLoader, as_test, compose
 from segsr_model.paths import check_names, printable
@@ -143,16 +143,19 @@ def _around_parsing(parse_options):
             # torch.distributed.launch says --local-rank
             sys.argv = [re.sub('^--local-rank', '--local_rank', argument) for argument in sys.argv]
             opt, arguments = parse_options(root_path, is_train)
-            if opt['num_gpu'] != 0 and not torch.cuda.is_available():
-                raise ValueError(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set '
-                                 'num_gpu: 0')
             if opt.get('model_type') == OUR_MODEL:
                 check_options(opt)
-                if opt['path'].get('pretrain_network_g'):
-                    load_tensors(opt['path']['pretrain_network_g'], mmap=True)  # can it be read? a glance is enough
+            elif opt['num_gpu'] != 0 and not torch.cuda.is_available():
+                raise ValueError(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set '
+                                 'num_gpu: 0')
+        except ProblemsError as error:
+            raise SystemExit(report(path, error.problems)) from None
         except ValueError as error:
             raise SystemExit(printable(f'{path}: {error}')) from None
         except (AttributeError, LookupError, TypeError) as error:  # BasicSR takes it that all is as it should be
+            problems = path and _problems(path, root_path, is_train)
+            if problems:
+                raise SystemExit(report(path, problems)) from None
             reason = printable(f'{type(error).__name__}: {error}')
             raise SystemExit(f'{path}: the options cannot be used: {reason}') from None
         finally:
@@ -171,6 +174,13 @@ def _around_parsing(parse_options):
         return opt, arguments
 
     return wrapper
+
+
+def _problems(path: str, root_path: str, is_train: bool) -> list[str]:
+    """What is wrong with an option file of ours that BasicSR stumbles over."""
+    options = compose(path)[0]
+    ours = options.get('model_type') == OUR_MODEL
+    return problems_of(options, test=not is_train, root_path=root_path) if ours else []
 
 
 def _replace(module_name: str, function: Callable) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from segsr_model.paths import printable
 
 COMMANDS = {
+    'check': ('segsr_model.checks.command', 'find all that is wrong with option files, without starting anything'),
     'prepare': ('segsr_model.prepare.command', 'turn an image archive or folder into HR and LR training pairs'),
     'compare': ('segsr_model.figures.compare', 'draw crops of results folders side by side, with their PSNR'),
     'maps': ('segsr_model.figures.maps', 'draw the guidance maps of an image beside LR, SR and HR'),

@@ -80,8 +80,9 @@ def options(tmp_path, network, pairs):
             'scheduler': {'type': 'MultiStepLR', 'milestones': [4], 'gamma': 0.5},
             'total_iter': 8,
             'pixel_opt': {'type': 'L1Loss', 'loss_weight': 1.0, 'reduction': 'mean'}},
-        'val': {'metrics': {'psnr': psnr, 'ssim': {**psnr, 'type': 'calculate_ssim'}}},
-        'logger': {'print_freq': 1}}
+        'val': {'val_freq': 4, 'save_img': False,
+                'metrics': {'psnr': psnr, 'ssim': {**psnr, 'type': 'calculate_ssim'}}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 4, 'use_tb_logger': False}}
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def option_file(options, tmp_path):
         del options[key]
     options['path'] = {'pretrain_network_g': None, 'resume_state': None}
     options['train']['total_iter'] = 2
+    options['train']['scheduler']['milestones'] = [1]
     options['val'].update(val_freq=2, save_img=False)
     options['logger'].update(save_checkpoint_freq=2, use_tb_logger=False)
     path = tmp_path / 'tiny.yml'

@@ -82,13 +82,18 @@ def test_files_of_other_models_stay_where_they_are(write):
 @pytest.fixture
 def row(write, pairs):
     """A row file, in the way of those that ship, on tiny pairs."""
+    loader = {'gt_size': 32, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2}
     write('base.yml', yaml.safe_dump({
         'model_type': 'SemanticGuidedSRModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
         'datasets': {phase: {'name': 'pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'HR'),
-                             'dataroot_lq': str(pairs / 'LR'), 'io_backend': {'type': 'disk'}}
+                             'dataroot_lq': str(pairs / 'LR'), 'io_backend': {'type': 'disk'},
+                             **(loader if phase == 'train' else {})}
                      for phase in ('train', 'val')},
-        'path': {'pretrain_network_g': None}, 'train': {'ema_decay': 0.9}, 'logger': {},
-        'val': {'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}}))
+        'path': {'pretrain_network_g': None},
+        'train': {'ema_decay': 0.9, 'total_iter': 8, 'optim_g': {'type': 'Adam', 'lr': 1e-4},
+                  'scheduler': {'type': 'MultiStepLR', 'milestones': [4]}, 'pixel_opt': {'type': 'L1Loss'}},
+        'logger': {'print_freq': 1, 'save_checkpoint_freq': 4, 'use_tb_logger': False},
+        'val': {'val_freq': 4, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}}))
     return write('row.yml', 'include: base.yml\nname: row\nrows: [I HAT]\nnetwork_g: {type: Bicubic, upscale: 4}')
 
 

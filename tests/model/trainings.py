@@ -48,6 +48,7 @@ def write_demo(folder, *, iterations, save_freq, val_freq, workers):
     encoder = options['network_g']['semantic']['encoder']
     encoder.update(model=str(repository / encoder['model']), lora_dropout=0.1)
     options['train'].update(total_iter=iterations, warmup_iter=10)
+    options['train']['scheduler']['milestones'] = [iterations // 20]
     options['val'].update(val_freq=val_freq, pbar=False)
     options['logger'].update(save_checkpoint_freq=save_freq, keep_last=3, save_best='psnr', print_freq=10)
     path = folder / 'demo.yml'

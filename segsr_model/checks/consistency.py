@@ -1,0 +1,86 @@
+"""Values that are each right, but contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, whole
+
+COUNT, NUMBER = whole(1), whole(0)
+
+
+def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
+    """Problems of values against each other.
+
+    Args:
+        opt: the options.
+        net: the network, if it could be built.
+    """
+    training = bool(opt.get('is_train'))
+    if training and 'train' not in opt['datasets'].content:
+        yield 'datasets:train is missing: this is an option file for basicsr/test.py'
+    yield from _scale(opt, net)
+    if training:
+        yield from _length(opt['train'])
+    for phase, dataset in opt['datasets'].blocks():
+        kind = phase.split('_')[0]
+        if kind not in (('train', 'val') if training else ('val', 'test')) or (kind == 'train' and phase != 'train'):
+            known = 'train, val, val_1, ... in training' if training else 'val, test, test_1, ... in a test'
+            yield f'{dataset.where}: is no phase that BasicSR uses; there are {known}'
+        yield from _loader(opt, dataset, phase == 'train')
+        if phase == 'train':
+            yield from _patches(opt, dataset)
+    wandb = opt['logger']['wandb'].get('project', TEXT)
+    if training and wandb and opt['logger'].get('use_tb_logger') is not True:
+        yield 'logger:use_tb_logger: must be true, as logger:wandb:project is set'
+
+
+def _scale(opt: Block, net: nn.Module | None) -> Iterator[str]:
+    network = opt['network_g']
+    upscale = network.get('upscale', default=network.get('scale'))  # RRDBNet says scale
+    if upscale is None:
+        upscale = getattr(net, 'upscale', opt.get('scale'))
+    if upscale != opt.get('scale'):
+        yield f'scale: is {opt.get("scale")}, but network_g has upscale {upscale}'
+
+
+def _length(train: Block) -> Iterator[str]:
+    total, scheduler = train.get('total_iter', COUNT), train['scheduler']
+    if not total:
+        return
+    late = [step for step in scheduler.get('milestones', LIST, []) if is_whole(step) and step >= total]
+    if late:
+        yield (f'train:scheduler:milestones: {", ".join(map(str, late))} would never be reached; they must be below '
+               f'train:total_iter, {total}')
+    periods = scheduler.get('periods', LIST, [])
+    if periods and all(map(is_whole, periods)) and sum(periods) < total:
+        yield f'train:scheduler:periods: add up to {sum(periods)}; must reach train:total_iter, {total}'
+
+
+def _loader(opt: Block, dataset: Block, training: bool) -> Iterator[str]:
+    workers = dataset.get('num_worker_per_gpu', NUMBER, 0) if training else 0
+    persistent, mode = dataset.get('persistent_workers', BOOL, False), dataset.get('prefetch_mode')
+    if persistent and not workers:
+        needed = 'needs num_worker_per_gpu >= 1' if training else 'must be false: validation has no workers'
+        yield f'{dataset.path("persistent_workers")}: {needed}'
+    if persistent and mode == 'cpu':
+        yield f'{dataset.path("prefetch_mode")}: cpu hangs with persistent_workers: true; set one of them to ~ or false'
+    if mode == 'cuda' and training:
+        if dataset.get('pin_memory') is not True:
+            yield f'{dataset.path("prefetch_mode")}: cuda needs pin_memory: true'
+        if opt.get('num_gpu') == 0:
+            yield f'{dataset.path("prefetch_mode")}: cuda needs a GPU, but num_gpu is 0'
+
+
+def _patches(opt: Block, dataset: Block) -> Iterator[str]:
+    size, scale, window = dataset.get('gt_size', COUNT), opt.get('scale', COUNT), opt['network_g'].get('window_size')
+    if not size or not scale:
+        return
+    where = dataset.path('gt_size')
+    if size % scale:
+        yield f'{where}: is {size}, must be a multiple of scale, {scale}'
+    elif COUNT.fits(window) and size // scale % window:
+        yield (f'{where}: is {size}, so that LR patches are {size // scale} pixels wide; they must be a multiple of '
+               f'network_g:window_size, {window}')
