@@ -50,10 +50,10 @@ def _length(train: Block) -> Iterator[str]:
     total, scheduler = train.get('total_iter', COUNT), train['scheduler']
     if not total:
         return
-    late = [step for step in scheduler.get('milestones', LIST, []) if is_whole(step) and step >= total]
+    late = [step for step in scheduler.get('milestones', LIST, []) if is_whole(step) and step > total]
     if late:
-        yield (f'train:scheduler:milestones: {", ".join(map(str, late))} would never be reached; they must be below '
-               f'train:total_iter, {total}')
+        yield (f'train:scheduler:milestones: {", ".join(map(str, late))} would never be reached; the '
+               f'last is at most train:total_iter, {total}')
     periods = scheduler.get('periods', LIST, [])
     if periods and all(map(is_whole, periods)) and sum(periods) < total:
         yield f'train:scheduler:periods: add up to {sum(periods)}; must reach train:total_iter, {total}'

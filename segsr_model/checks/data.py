@@ -61,13 +61,17 @@ def _problems(opt: Block, dataset: Block, folders: list[str], found: list[Images
     names = sorted(hr)
     if training or len(found) == 1:
         names = names[::math.ceil(len(names) / MOST_OPENED)]
-    try:
-        sizes = {name: [images[key] or _size(osp.join(folder, key)) for key, images, folder in
-                        zip((name, partner[name]), found, folders)] for name in names}
-    except ValueError as error:
-        yield f'{dataset.where}: {error}'
-        return
-    if len(found) == 2:
+    sizes, tolerated = {}, dataset.get('max_corrupt_images', whole(0), 0)
+    for name in names:
+        try:
+            sizes[name] = [images[key] or _size(osp.join(folder, key)) for key, images, folder in
+                           zip((name, partner[name]), found, folders)]
+        except ValueError as error:
+            if not tolerated:
+                yield f'{dataset.where}: {error}'
+                return
+            tolerated -= 1
+    if sizes and len(found) == 2:
         yield from _sizes(opt, dataset, folders[0], sizes, exact=training)
 
 

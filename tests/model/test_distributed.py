@@ -35,6 +35,7 @@ def option_file(options, tmp_path):
     def make(processes):
         options['datasets']['train'].update(dataset_enlarge_ratio=3, batch_size_per_gpu=4 // processes)
         options['train'].update(total_iter=5, optim_g={'type': 'SGD', 'lr': 0.01})
+        options['train']['scheduler']['milestones'] = [3]
         options['val'].update(val_freq=2, save_img=False)
         options['logger'].update(save_checkpoint_freq=5, use_tb_logger=False, save_best='psnr')
         return write_options(options, tmp_path / f'{processes}.yml')
