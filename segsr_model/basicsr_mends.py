@@ -26,7 +26,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from segsr_model.checkpoints import newest_pair, read_pair
 from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
-from segsr_model.distributed import init_dist
+from segsr_model.distributed import start
 from segsr_model.option_files import OptionLoader, as_test, compose
 from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
@@ -126,6 +126,11 @@ def plain_option_file(path: str, root_path: str, is_train: bool) -> str:
     return str(plain)
 
 
+def _init_dist(options_of_file: dict[str, Any], launcher: str, **dist_params: Any) -> None:
+    """BasicSR's ``init_dist``. What it is given for Slurm is in the option file, too."""
+    start(launcher, options_of_file)
+
+
 def _around_parsing(parse_options):
     """Wraps BasicSR's ``parse_options``, with which train.py and test.py begin."""
 
@@ -138,12 +143,18 @@ def _around_parsing(parse_options):
         try:
             if path:
                 plain = plain_option_file(path, root_path, is_train)
+                content = compose(plain)[0]
+                options.init_dist = (functools.partial(_init_dist, content) if content.get('model_type') == OUR_MODEL
+                                     else dist_util.init_dist)
                 sys.argv = [argument.replace(path, plain) if argument in (path, f'-opt={path}') else argument
                             for argument in argv]
             # torch.distributed.launch says --local-rank
             sys.argv = [re.sub('^--local-rank', '--local_rank', argument) for argument in sys.argv]
             opt, arguments = parse_options(root_path, is_train)
             if opt.get('model_type') == OUR_MODEL:
+                if not opt['dist'] and 'TORCHELASTIC_RUN_ID' in os.environ and os.environ.get('WORLD_SIZE', '1') != '1':
+                    raise ValueError('torchrun has started several processes: --launcher pytorch is missing')
+                opt['manual_seed'] = from_first(lambda: opt['manual_seed'])  # BasicSR: each process its own random one
                 check_options(opt)
             elif opt['num_gpu'] != 0 and not torch.cuda.is_available():
                 raise ValueError(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set '
@@ -196,6 +207,5 @@ def install() -> None:
     if not hasattr(options.parse_options, '__wrapped__'):
         dumper = options.ordered_yaml()[1]
         options.ordered_yaml = lambda: (OptionLoader, dumper)
-        options.init_dist = dist_util.init_dist = init_dist
         options.parse_options = _around_parsing(options.parse_options)
         basicsr.train.parse_options = basicsr.test.parse_options = options.parse_options

@@ -29,6 +29,8 @@ def read_sample(dataset: Dataset, index: int) -> dict[str, Any]:
     """
     try:
         return dataset[index]
+    except MemoryError:
+        raise
     except Exception as error:  # BasicSR's datasets check nothing: what a damaged image raises is by chance
         raise CorruptImageError(_describe(dataset, index, error)) from error
 
@@ -73,9 +75,11 @@ def replaced(dataset: Dataset, index: int) -> dict[str, Any]:
 def readable(loader: DataLoader, passed_over: CorruptImages) -> Iterator[dict[str, Any]]:
     """The samples of a validation or test set, batch size 1, without those that cannot be read."""
     samples = iter(loader)
-    for index in range(len(loader)):
+    for index in loader.sampler:
         try:
             yield next(samples)
+        except MemoryError:
+            raise
         except Exception as error:  # as in `read_sample`
             passed_over.add([_describe(loader.dataset, index, error)])
 

@@ -1,13 +1,13 @@
-"""Training by several processes: started on CPUs too, validation spread over them, a lost process is said."""
+"""Training in several processes: how they find each other, and what happens when one of them ends."""
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import os
-import re
 import subprocess
-from collections.abc import Iterator
-from datetime import timedelta
+import sys
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -15,81 +15,95 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-TIMEOUT = timedelta(minutes=30)  # of a process that does not answer; a validation must fit in
-LOST = re.compile(r'closed by peer|reset by peer|broken pipe|timed out|gloo|nccl|tcpstore', re.IGNORECASE)
-
-
-def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> None:
-    """BasicSR's ``init_dist``, which wants GPUs: without them processes talk through gloo.
-
-    Args:
-        launcher: ``pytorch`` for torchrun, ``slurm``.
-        backend: for tensors on GPUs.
-        port: of the first process; with Slurm only.
-    """
-    if mp.get_start_method(allow_none=True) is None:
-        mp.set_start_method('spawn')
-    if launcher == 'slurm':
-        rank = int(os.environ['SLURM_PROCID'])
-        first = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True,
-                               capture_output=True, text=True).stdout.split()[0]
-        os.environ.update(RANK=str(rank), WORLD_SIZE=os.environ['SLURM_NTASKS'], MASTER_ADDR=first,
-                          MASTER_PORT=str(port or os.environ.get('MASTER_PORT', 29500)),
-                          LOCAL_RANK=os.environ.get('SLURM_LOCALID', str(rank % max(torch.cuda.device_count(), 1))))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', os.environ['RANK'])) % torch.cuda.device_count())
-        backend = f'cpu:gloo,cuda:{backend}'
-    else:
-        backend = 'gloo'
-    dist.init_process_group(backend=backend, timeout=TIMEOUT)
+LOST = ('closed by peer', 'reset by peer', 'broken pipe', 'timed out waiting', 'pair closure', 'communicator was abort',
+        'remote process has terminated')
 
 
-def wrapped(net: nn.Module, device: torch.device, find_unused_parameters: bool) -> DistributedDataParallel:
-    """A network on its device whose gradients are averaged over the processes; they start from the same weights."""
-    return DistributedDataParallel(
-        net.to(device), device_ids=[torch.cuda.current_device()] if device.type == 'cuda' else None,
-        broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
-
-
-class Share(Dataset):
-    """Every nth image of a validation set.
-
-    Args:
-        dataset: BasicSR's.
-        rank, world_size: which of how many shares.
-    """
-
-    def __init__(self, dataset: Dataset, rank: int, world_size: int) -> None:
-        self.dataset, self.opt = dataset, dataset.opt
-        self.indices = range(rank, len(dataset), world_size)
-        self.paths = getattr(dataset, 'paths', [])[rank::world_size]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[self.indices[index]]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def share_of(loader: DataLoader, rank: int, world_size: int) -> DataLoader:
-    """A loader of this process' share of a validation set."""
-    return loader if world_size == 1 else DataLoader(Share(loader.dataset, rank, world_size), batch_size=1)
-
-
-@contextlib.contextmanager
-def lost_process_is_said(distributed: bool) -> Iterator[None]:
-    """One line instead of the traceback of a collective operation that another process has left.
+def timeout_of(dist_params: Mapping[str, Any] | None) -> datetime.timedelta:
+    """How long a process waits for the others: ``dist_params: timeout``, in minutes.
 
     Raises:
-        SystemExit: that has happened.
+        ValueError: the options cannot be used.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if not distributed or not LOST.search(str(error)):
-            raise
-        raise SystemExit(
-            f'Another process of this training has ended or does not answer ({str(error).splitlines()[0]}). '
-            'What it has said tells why; go on with --auto_resume.') from None
+    minutes = (dist_params or {}).get('timeout', 30)
+    if type(minutes) not in (int, float) or not minutes > 0:
+        raise ValueError(f'dist_params:timeout: must be a number of minutes above 0, not {minutes!r}')
+    return datetime.timedelta(minutes=minutes)
+
+
+def start(launcher: str, options: Mapping[str, Any]) -> None:
+    """BasicSR's ``init_dist``, which also runs without GPUs and on several nodes.
+
+    Args:
+        launcher: ``pytorch`` (torchrun) or ``slurm``.
+        options: the option file, for ``num_gpu`` and ``dist_params``.
+
+    Raises:
+        ValueError: the launcher has not started this process, or there are too few GPUs.
+    """
+    dist_params = options.get('dist_params') or {}
+    timeout = timeout_of(dist_params)
+    if launcher == 'slurm':
+        _environment_of_slurm(dist_params.get('port'))
+    if 'RANK' not in os.environ:
+        raise ValueError('--launcher pytorch: start it with torchrun')
+    if mp.get_start_method(allow_none=True) is None:
+        mp.set_start_method('spawn')  # for data workers, as in BasicSR: CUDA does not survive a fork
+    backend = dist_params.get('backend') or 'nccl'
+    if options.get('num_gpu') == 0 or not torch.cuda.is_available():
+        backend = 'gloo'
+    else:
+        _choose_gpu()
+        backend = {'nccl': 'cpu:gloo,cuda:nccl'}.get(backend, backend)
+    sys.excepthook = _one_line_for_lost_processes
+    dist.init_process_group(backend, timeout=timeout)
+
+
+def _environment_of_slurm(port: int | None) -> None:
+    if 'SLURM_PROCID' not in os.environ:
+        raise ValueError('--launcher slurm: start it with srun')
+    first = subprocess.run(['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']], check=True, text=True,
+                           stdout=subprocess.PIPE).stdout.split()[0]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if port is not None:
+        os.environ['MASTER_PORT'] = str(port)
+    os.environ.update(MASTER_ADDR=first, WORLD_SIZE=os.environ['SLURM_NTASKS'], RANK=os.environ['SLURM_PROCID'],
+                      LOCAL_RANK=os.environ['SLURM_LOCALID'])
+
+
+def _choose_gpu() -> None:
+    """That of the local rank; Slurm may show each process its own one only."""
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if processes > gpus:
+        raise ValueError(f'torchrun --nproc_per_node={processes}: there are {gpus} GPUs')
+    torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)) % gpus)
+
+
+def _one_line_for_lost_processes(kind: type[BaseException], error: BaseException,
+                                 traceback: TracebackType | None) -> None:
+    """For ``sys.excepthook``: the end of another process needs no traceback here."""
+    text = str(error).lower()
+    if isinstance(error, RuntimeError) and any(words in text for words in LOST):
+        sys.stderr.write(f'Process {dist.get_rank()} of {dist.get_world_size()} ends: another process of the training '
+                         'has ended or does not answer; what it has said itself tells why. After that, go on with '
+                         '--auto_resume.\n')
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def parallel(net: nn.Module, device: torch.device, find_unused_parameters: bool) -> nn.Module:
+    """The network with its gradients averaged over the processes, and the weights of the first one in all of them."""
+    if not any(p.requires_grad for p in net.parameters()):
+        return net
+    return DistributedDataParallel(net, device_ids=[torch.cuda.current_device()] if device.type == 'cuda' else None,
+                                   broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+
+
+def share_of(dataloader: DataLoader, rank: int, world_size: int) -> DataLoader:
+    """A loader of every ``world_size``-th image of a validation set, from the ``rank``-th on."""
+    if world_size == 1:
+        return dataloader
+    return DataLoader(dataloader.dataset, sampler=range(rank, len(dataloader.dataset), world_size),
+                      pin_memory=dataloader.pin_memory)

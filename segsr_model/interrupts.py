@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from datetime import timedelta
 from multiprocessing.util import Finalize
 from types import FrameType
 
@@ -35,10 +36,10 @@ class StopRequest:
         self._flag = torch.zeros(1, dtype=torch.int32)
         self._sum: dist.Work | None = None
 
-    def listen(self) -> None:
-        """Take over the signals; with several processes, called by all of them."""
+    def listen(self, timeout: timedelta | None = None) -> None:
+        """Take over the signals; with several processes, called by all, which wait so long for each other."""
         if dist.is_available() and dist.is_initialized():
-            self._group = dist.new_group(backend='gloo')  # on the CPU: no GPU waits for it
+            self._group = dist.new_group(backend='gloo', timeout=timeout)  # on the CPU: no GPU waits for it
         for number in SIGNALS:
             signal.signal(number, self._receive)
         Finalize(None, _end_workers, exitpriority=100)

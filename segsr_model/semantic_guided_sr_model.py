@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from os import path as osp
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from segsr_model.checkpoints import CheckpointWriter, best_metric, prune, snapshot
 from segsr_model.corrupt_images import CorruptImageError, CorruptImages
-from segsr_model.distributed import lost_process_is_said, share_of, wrapped
+from segsr_model.distributed import parallel, share_of, timeout_of
 from segsr_model.evaluation import evaluate
 from segsr_model.files import read_weights, remove_leftovers
 from segsr_model.inference import super_resolve
@@ -42,13 +43,15 @@ class SemanticGuidedSRModel(SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self._corrupt_images: dict[tuple[str, str], CorruptImages] = {}
+        self._corrupt_images: dict[str, CorruptImages] = {}
         super().__init__(opt)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As in BasicSR, on CPUs too when several processes train."""
+        """As in BasicSR, but also distributed without GPUs; what ``train:`` does to a network comes before that."""
+        if self.is_train:
+            prepare_network(net, self.opt['train'])
         if self.opt['dist']:
-            return wrapped(net, self.device, self.opt.get('find_unused_parameters', False))
+            return parallel(net.to(self.device), self.device, self.opt.get('find_unused_parameters', False))
         return super().model_to_device(net)
 
     def print_network(self, net: nn.Module) -> None:
@@ -85,7 +88,6 @@ class SemanticGuidedSRModel(SRModel):
         """As in SRModel, but the EMA network is a copy that shares what is frozen, not a second build."""
         train_opt = self.opt['train']
         ema_decay = train_opt.pop('ema_decay', 0)
-        prepare_network(self.get_bare_model(self.net_g), train_opt)
         super().init_training_settings()
         self.step = TrainingStep(train_opt, self.device)
         self.ema_decay = train_opt['ema_decay'] = ema_decay
@@ -131,7 +133,7 @@ class SemanticGuidedSRModel(SRModel):
     def take_over(self, run: TrainingRun) -> None:
         """Called once by a run of train.py: write checkpoints beside the training, and stop on signals."""
         self.run = run
-        self.stop.listen()
+        self.stop.listen(timeout_of(self.opt.get('dist_params')))
         if self.opt['rank'] == 0:
             self.writer = CheckpointWriter(background=True)
             for folder in ('models', 'training_states'):
@@ -142,9 +144,7 @@ class SemanticGuidedSRModel(SRModel):
 
         In BasicSR a scheduler goes on from the last rate of the warm-up and never reaches the full one.
         """
-        with lost_process_is_said(self.opt['dist']):
-            stop = self.stop.agreed_in_passing()
-        if stop:
+        if self.stop.agreed_in_passing():
             self.leave()
         if self.random_states is not None:
             set_random_states(self.opt, self.random_states)
@@ -172,8 +172,7 @@ class SemanticGuidedSRModel(SRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch, in ``train: accumulate`` parts; see `segsr_model.training_step`."""
-        with lost_process_is_said(self.opt['dist']):
-            self.log_dict = self.step(self, current_iter)
+        self.log_dict = self.step(self, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
         self.iterations = current_iter
@@ -189,12 +188,14 @@ class SemanticGuidedSRModel(SRModel):
 
     def corrupt_images(self, dataset_opt: Mapping[str, Any]) -> CorruptImages:
         """The images of a dataset that were passed over."""
-        key = dataset_opt['phase'], dataset_opt['name']
-        if key not in self._corrupt_images:
+        option = next((f'datasets:{key}' for key, each in self.opt['datasets'].items()
+                       if (each['phase'], each['name']) == (dataset_opt['phase'], dataset_opt['name'])),
+                      dataset_opt['name'])
+        if option not in self._corrupt_images:
             folder = self.opt['path'].get('log' if self.is_train else 'results_root')
-            self._corrupt_images[key] = CorruptImages(f'datasets:{key[0]}:max_corrupt_images',
-                                                      dataset_opt.get('max_corrupt_images', 0), folder)
-        return self._corrupt_images[key]
+            self._corrupt_images[option] = CorruptImages(f'{option}:max_corrupt_images',
+                                                         dataset_opt.get('max_corrupt_images', 0), folder)
+        return self._corrupt_images[option]
 
     def give_up(self, error: CorruptImageError) -> NoReturn:
         """End a run whose data cannot be used; a training by one process is saved first."""
@@ -337,8 +338,7 @@ class SemanticGuidedSRModel(SRModel):
         """
         states = random_states(self.opt)
         try:
-            with lost_process_is_said(self.opt['dist']):
-                super().validation(dataloader, current_iter, tb_logger, save_img)
+            super().validation(dataloader, current_iter, tb_logger, save_img)
         except InterruptionError:
             get_root_logger().info('The validation is broken off. It will be repeated first when resuming.')
         except CorruptImageError as error:
@@ -349,37 +349,24 @@ class SemanticGuidedSRModel(SRModel):
             self.leave()
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
-        """In training each process takes a share of the images, and all get the scores; the first one tests alone."""
-        if self.is_train or self.opt['rank'] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        """`nondist_validation`, which spreads the images over the processes; each of them gets all values."""
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
-    def nondist_validation(self, dataloader, current_iter: int | str, tb_logger, save_img: bool) -> None:
+    def nondist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any,
+                           save_img: bool) -> None:
         """As in SRModel, with values per scene class; a dataset without ground truth gets no-reference metrics only.
 
         When testing, all values are also saved as ``scores_<dataset>.json`` in the results folder; a test that was
         interrupted goes on with the images it has not yet done.
         """
         dataset_name = dataloader.dataset.opt['name']
-        val_opt = self.opt['val']
-        metrics = val_opt.get('metrics') or {}
-        scores = Scores() if self.is_train else SavedScores(
+        metrics = self.opt['val'].get('metrics') or {}
+        scores = Scores() if self.is_train or self.opt['rank'] != 0 else SavedScores(
             self.opt['path']['results_root'], protocol_of(self.opt, dataloader.dataset))
         if metrics:
             self._initialize_best_metric_results(dataset_name)
-        world_size = self.opt['world_size'] if self.is_train else 1
-        error = None
-        try:
-            evaluate(self, share_of(dataloader, self.opt['rank'], world_size), scores, metrics=metrics,
-                     passed_over=self.corrupt_images(dataloader.dataset.opt),
-                     stopped=self.stop.requested if self.is_train else None,
-                     pbar=val_opt.get('pbar', False) and self.opt['rank'] == 0,
-                     image_path=(lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None)
-        except (CorruptImageError, InterruptionError) as broken_off:  # all processes must hear of it
-            error = broken_off
-        shares, errors = zip(*gather((scores.images, error))) if world_size > 1 else ([scores.images], [error])
-        for error in filter(None, errors):
-            raise error
-        scores.images = {name: values for share in shares for name, values in share.items()}
+        image_path = (lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None
+        self.evaluate(dataloader, scores, metrics, image_path)
 
         self.metric_results = scores.average()
         if self.metric_results:
@@ -388,8 +375,32 @@ class SemanticGuidedSRModel(SRModel):
             self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
             if len(scores.classes()) > 1:
                 get_root_logger().info(f'{dataset_name} per class\n{scores.table()}')
-        if not self.is_train:
+        if isinstance(scores, SavedScores):
             scores.finish()
+
+    def evaluate(self, dataloader: DataLoader, scores: Scores, metrics: Mapping[str, dict[str, Any]],
+                 image_path: Callable[[str], str] | None) -> None:
+        """`segsr_model.evaluation.evaluate` with this model: a share of the images, then what all processes found.
+
+        What breaks off one of them, a signal in training or too many corrupt images, breaks off all.
+        """
+        scores.images.update(from_first(lambda: dict(scores.images)))
+        known = set(scores.images)
+        error = None
+        try:
+            evaluate(self, share_of(dataloader, self.opt['rank'], self.opt['world_size']), scores, metrics=metrics,
+                     passed_over=self.corrupt_images(dataloader.dataset.opt), image_path=image_path,
+                     stopped=self.stop.requested if self.is_train else None,
+                     pbar=self.opt['val'].get('pbar', False) and self.opt['rank'] == 0)
+        except (CorruptImageError, InterruptionError) as broken_off:
+            error = broken_off
+        own = [item for item in scores.images.items() if item[0] not in known]
+        shares, errors = zip(*gather((own, error)))
+        for name, values in itertools.chain(*shares):
+            if name not in scores.images:
+                scores.add(name, values)
+        for error in filter(None, errors):
+            raise error
 
     def image_path(self, name: str, dataset_name: str, current_iter: int | str) -> str:
         """Where BasicSR saves an SR image."""

@@ -47,6 +47,7 @@ from segsr_model import basicsr_mends
 from segsr_model.cli import main
 from segsr_model.files import read_weights
 from segsr_model.loading import load_weights
+from segsr_model.option_files import compose
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
@@ -144,12 +145,15 @@ def command(*arguments) -> str:
 
 
 def refusal(call: Callable) -> str:
-    """What a call said when it refused, as ValueError or SystemExit."""
+    """What a call said when it refused, as ValueError or SystemExit: a line, or a headline and a line per problem."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             call()
     except (ValueError, SystemExit) as error:
-        if '\n' in str(error) or not str(error) or 'Traceback' in str(error):
+        first, *more = str(error).splitlines() or ['']
+        problems = re.search(r': (\d+) problems$', first)
+        whole = len(more) == int(problems[1]) and all(line.startswith('  ') for line in more) if problems else not more
+        if not whole or not first or 'Traceback' in str(error):
             raise Fault(f'not a line: {error}') from error
         return str(error)
     return ''
@@ -335,15 +339,15 @@ def make_seeds(folder: Path) -> dict[str, tuple[str, bytes | dict, Callable[[Pat
     command('prepare', 'folder', '--source', source, '--out', Context.prepared, '--scale', 2, '--lmdb', '--workers', 1,
             '--min-train-size', 8)
     pairs = Context.prepared / 'x2' / 'test'
-    options = yaml.safe_load((ROOT / 'options' / 'demo_SeGSR_EDSR_x4.yml').read_text())
+    demo, _ = compose(ROOT / 'options' / 'demo_SeGSR_EDSR_x4.yml')
     options = {'name': 'run', 'model_type': 'SemanticGuidedSRModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
                'datasets': {part: {'name': 'pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'HR'),
                                    'dataroot_lq': str(pairs / 'LR'), 'io_backend': {'type': 'disk'}, 'gt_size': 32,
-                                   'use_hflip': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}
+                                   'use_hflip': True, 'use_rot': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}
                             for part in ('train', 'val')},
                'network_g': {**NETWORK, 'upscale': 2, 'semantic': semantic},
                'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
-               'train': options.get('train', {}), 'logger': options.get('logger', {}),
+               'train': demo['train'], 'logger': demo['logger'],
                'val': {'val_freq': 5, 'save_img': False,
                        'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2}}},
                'rows': []}

@@ -30,6 +30,7 @@ from segsr_model.checks.blocks import (
 from segsr_model.metrics import check_metrics
 
 PARSED = ('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path')  # what BasicSR adds
+POSITIVE = number('a number > 0', lambda value: value > 0)
 GPUS = Kind('a number of GPUs, or auto', lambda value: value == 'auto' or whole(0).fits(value))
 TOP = {
     'name': TEXT, 'model_type': TEXT, 'scale': whole(1), 'num_gpu': GPUS, 'manual_seed': optional(whole(0)),
@@ -44,7 +45,7 @@ DATASET = {
     'dataroot_lq': optional(TEXT), 'color': optional(TEXT), 'mean': optional(several(number())),
     'std': optional(several(number())), 'use_hflip': BOOL, 'use_flip': BOOL, 'use_rot': BOOL, 'use_shuffle': BOOL,
     'gt_size': whole(1), 'num_worker_per_gpu': whole(0), 'batch_size_per_gpu': whole(1),
-    'dataset_enlarge_ratio': number('a number > 0', lambda value: value > 0), 'pin_memory': BOOL,
+    'dataset_enlarge_ratio': POSITIVE, 'pin_memory': BOOL,
     'persistent_workers': BOOL, 'prefetch_mode': optional(choice('cpu', 'cuda')), 'num_prefetch_queue': whole(1),
     'max_corrupt_images': whole(0), 'resume': ANY}
 DATASETS = {'SingleImageDataset': DATASET,
@@ -93,7 +94,7 @@ def key_problems(opt: Block) -> Iterator[str]:
         yield from opt['logger'].check(LOGGER, ('print_freq', 'save_checkpoint_freq', 'use_tb_logger'))
         yield from opt['logger']['wandb'].check({'project': optional(TEXT), 'resume_id': optional(TEXT)})
         yield from _checkpoints(opt)
-    yield from opt['dist_params'].check({'backend': TEXT, 'port': whole(1)})
+    yield from opt['dist_params'].check({'backend': TEXT, 'port': whole(1), 'timeout': POSITIVE})
 
 
 def _dataset(dataset: Block, training: bool) -> Iterator[str]:

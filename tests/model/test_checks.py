@@ -195,7 +195,7 @@ def test_options_without_problems_have_none(written):
      'datasets:train:gt_size: is 32, so that LR patches are 8 pixels wide; they must be a multiple of network'),
     ({'network_g:num_units': 3}, 'network_g:num_units: 3 does not divide the 4 residual blocks'),
     ({'network_g:semantic:guidance': 'maps'}, "network_g:semantic:guidance: is 'maps', must be one of"),
-    ({'train:scheduler:milestones': [4, 8, 9, 10]}, 'train:scheduler:milestones: 9, 10 would never be reached; the last'),
+    ({'train:scheduler:milestones': [4, 8, 9]}, 'train:scheduler:milestones: 9 would never be reached; the last is at'),
     ({'train:scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [4]}},
      'train:scheduler:periods: add up to 4; must reach train:total_iter, 8'),
     ({'val:metrics:psnr:crop_border': 32}, 'val:metrics:psnr:crop_border: is 32, which leaves nothing of the smallest'),

@@ -22,11 +22,11 @@ KILLED = -signal.SIGKILL
 _fork = multiprocessing.get_context('fork')
 
 
-def write_options(options, path):
+def write_options(options, path, weights=None):
     """The options of the ``options`` fixture as an option file: without what ``parse_options`` adds."""
     added = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
     path.write_text(yaml.safe_dump({k: v for k, v in {
-        **options, 'path': {'pretrain_network_g': None, 'resume_state': None}}.items() if k not in added}))
+        **options, 'path': {'pretrain_network_g': weights, 'resume_state': None}}.items() if k not in added}))
     return path
 
 
