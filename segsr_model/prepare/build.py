@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from segsr_model.cli import CommandError
 from segsr_model.prepare.images import ImageError, write_file
-from segsr_model.prepare.manifest import MANIFEST, Journal, read_manifest, write_manifest
+from segsr_model.prepare.manifest import JOURNAL, MANIFEST, Journal, read_manifest, write_manifest
 from segsr_model.prepare.pairs import make_pairs
 from segsr_model.prepare.plan import Item, OpenScene
 from segsr_model.prepare.sources import ImageFile, Source
@@ -47,7 +47,7 @@ class Job:
 
 
 def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
-    """Make ``<out>/x<scale>`` for each scale, none of which is there yet.
+    """Make ``<out>/x<scale>`` for each scale, none of which is complete; of one that is there, only what is missing.
 
     The work is done in ``<out>/.partial`` and moved to its place when it is complete. After an interruption, finished
     pairs stay there and the next run with the same settings goes on from them; after bad input nothing stays.
@@ -57,8 +57,11 @@ def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
     """
     partial = out / PARTIAL
     folders = {scale: partial / f'x{scale}' for scale in scales}
+    reopened = [folder for folder in folders.values() if (out / folder.name).exists()]
     with contextlib.ExitStack() as stack:
         journals = {}
+        for folder in reopened:
+            _reopen(out / folder.name, folder)
         for scale, folder in folders.items():
             journals[scale] = Journal(folder, {**job.settings, 'scale': scale})
             stack.callback(journals[scale].close)
@@ -68,6 +71,9 @@ def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
         try:
             _make_all(job, folders, journals, twin_folders=[*folders.values(), *out.glob('x*')], workers=workers)
         except CommandError:
+            for folder in reopened:
+                (folder / JOURNAL).unlink()
+                os.replace(folder, out / folder.name)
             shutil.rmtree(partial)
             with contextlib.suppress(OSError):  # not empty
                 out.rmdir()
@@ -80,18 +86,41 @@ def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
 
 
 def is_complete(job: Job, folder: Path, *, scale: int) -> bool:
-    """Whether a folder holds what the job would make at a scale. Raises CommandError if it holds something else."""
+    """Whether a folder holds what the job would make at a scale, all of it as far as the names of its files tell.
+
+    Raises:
+        CommandError: It holds something else.
+    """
     settings = {**job.settings, 'scale': scale}
     if not folder.exists():
         return False
     if not (folder / MANIFEST).exists():
         raise CommandError(f'{folder} exists and was not made by "segsr prepare": remove it or choose another --out')
-    found, _ = read_manifest(folder / MANIFEST)
+    found, records = read_manifest(folder / MANIFEST)
     changed = [key for key in sorted(found.keys() | settings.keys()) if found.get(key) != settings.get(key)]
     if changed:
         raise CommandError(f'{folder} was made from other images or with other settings ({", ".join(changed)}): remove '
                            'it or choose another --out')
-    return True
+    lists = [folder / 'odd_sizes.txt', *(folder / part / 'meta_info.txt' for part in set(job.split.values()))]
+    return len(_with_files(folder, records)) == len(job.items) and all(path.exists() for path in lists)
+
+
+def _with_files(folder: Path, records: Sequence[dict]) -> list[dict]:
+    """Those of a manifest's pairs whose two files are there."""
+    places = {(part, kind): folder / part / kind for part in {record['part'] for record in records}
+              for kind in ('HR', 'LR')}
+    there = {key: set(os.listdir(place)) if place.is_dir() else set() for key, place in places.items()}
+    return [record for record in records
+            if all(f'{record["name"]}.png' in there[record['part'], kind] for kind in ('HR', 'LR'))]
+
+
+def _reopen(folder: Path, partial: Path) -> None:
+    """Move a finished data set, whose files are not all there, back to where it is made, and note what it has."""
+    settings, records = read_manifest(folder / MANIFEST)
+    write_manifest(folder / JOURNAL, settings, _with_files(folder, records))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(exist_ok=True)
+    os.replace(folder, partial)
 
 
 def _make_all(

@@ -72,18 +72,20 @@ def _prepare(args: argparse.Namespace) -> int:
     sys.stdout.write(''.join(f'{printable(note)}\n' for note in notes))
     folders = {scale: args.out / f'x{scale}' for scale in sorted(set(args.scale))}
     missing = [scale for scale, folder in folders.items() if not is_complete(job, folder, scale=scale)]
+    mended = [scale for scale in missing if folders[scale].exists()]
     parts = count_parts(job.split)
     lmdb_scales = [
         scale for scale, folder in folders.items()
         if args.lmdb and not all((folder / part / f'{kind}.lmdb').exists() for part in parts for kind in ('HR', 'LR'))
     ]
-    if not missing and not lmdb_scales:
+    split_file = args.out / 'split.txt'
+    if not missing and not lmdb_scales and split_file.exists():
         sys.stdout.write(f'{", ".join(map(str, folders.values()))}: complete already, nothing to do\n')
         return 0
     require_room(job, out=args.out, scales=missing, lmdb_scales=lmdb_scales)
     if missing:
         build(job, out=args.out, scales=missing, workers=args.workers)
-        write_file(args.out / 'split.txt', format_split(job.split, title=args.action).encode())
+    write_file(split_file, format_split(job.split, title=args.action).encode())
     for scale in lmdb_scales:
         _, records = read_manifest(folders[scale] / MANIFEST)
         for part in parts:
@@ -93,7 +95,8 @@ def _prepare(args: argparse.Namespace) -> int:
     for scale, folder in folders.items():
         _, records = read_manifest(folder / MANIFEST)
         odd = len((folder / 'odd_sizes.txt').read_text(encoding='utf-8').splitlines())
-        sys.stdout.write(f'{folder}: {"made" if scale in missing else "there already"}'
+        state = 'mended' if scale in mended else 'made' if scale in missing else 'there already'
+        sys.stdout.write(f'{folder}: {state}'
                          f'{", LMDB added" * (scale in lmdb_scales)}; pixels {fingerprint(records)[:16]}'
                          f'{f"; {odd} of an odd size, see odd_sizes.txt" * bool(odd)}\n')
     sys.stdout.write(f'{time.monotonic() - start:.0f} s\n')
@@ -139,8 +142,9 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, *, published: bool) 
     split.add_argument('--val-fraction', type=_fraction, default=0.0, metavar='F',
                        help='part of the training images to validate on, such as 0.1 (default: none)')
     split.add_argument('--split-list', type=Path, metavar='FILE', help='lines of "train|val|test name", instead')
-    parser.add_argument('--min-train-size', type=_whole(0), default=256, metavar='PIXELS',
-                        help='smaller HR training images are extended to it by reflection (default: %(default)s)')
+    default = '256' if published else '256; 0 with --tile'
+    parser.add_argument('--min-train-size', type=_whole(0), metavar='PIXELS',
+                        help=f'smaller HR training images are extended to it by reflection (default: {default})')
     _add_workers(parser)
     if published:
         parser.add_argument('--allow-incomplete', action='store_true', help='go on if images are missing')

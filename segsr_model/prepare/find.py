@@ -44,8 +44,8 @@ def find_any(source: Source) -> tuple[dict[str, str], list[str]]:
     """All images of a source, named ``<class><number>`` or ``<class>_<number>``.
 
     The class is the name of the folder an image lies in, or, when all images lie in one folder, the file name without
-    its number. A file name that fits already is kept; if one in a class does not fit, the class is numbered afresh in
-    order of its paths.
+    its number. Folders whose names have no letters, such as years, are one class, ``image``. A file name that fits
+    already is kept; if one in a class does not fit, the class is numbered afresh in order of its paths.
 
     Returns:
         Image name to path in the source, and the paths of all other files.
@@ -63,7 +63,8 @@ def find_any(source: Source) -> tuple[dict[str, str], list[str]]:
         pure = PurePosixPath(path)
         title = pure.stem if one_folder else pure.parent.name
         label = _spell_label(title)
-        if not one_folder and folders.setdefault(label, title) != title:
+        names_class = not one_folder and any(map(str.isalpha, title))
+        if names_class and folders.setdefault(label, title) != title:
             raise CommandError(
                 f'the class folders {folders[label]} and {title} would both be the class "{label}": class names have '
                 'letters only, so rename one')

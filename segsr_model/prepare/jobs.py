@@ -15,6 +15,8 @@ from segsr_model.prepare.plan import Item, apply_list, plan_published, plan_sum,
 from segsr_model.prepare.sources import describe_archive, open_source
 from segsr_model.prepare.splits import draw_split
 
+MIN_TRAIN_SIZE = 256  # pixels of HR: the paper's 64 of LR, times 4
+
 
 def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
     """Look into the source, plan and split.
@@ -60,13 +62,19 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
         split = _draw(items, args)
     if not any(part == 'train' for part in split.values()):
         raise CommandError('the split has no training image: change --ratio, or give more images')
+    least = args.min_train_size
+    if least is None:
+        least = 0 if reading.get('tile') else MIN_TRAIN_SIZE
+    extended = sum(split[item.name] == 'train' and min(item.height, item.width) < least for item in items)
+    notes += [f'{extended:,} training images below {least} pixels in height or width are extended to it by reflection '
+              '(--min-train-size)'] * bool(extended)
     settings = {
         'dataset': args.action,
-        'min_train_size': args.min_train_size,
+        'min_train_size': least,
         **reading,
         'plan': plan_sum(items, split, source),
     }
-    return Job(items, split, source, open_scene, args.min_train_size, settings), notes
+    return Job(items, split, source, open_scene, least, settings), notes
 
 
 def _draw(items: list[Item], args: argparse.Namespace) -> dict[str, str]:

@@ -19,6 +19,7 @@ from segsr_model.prepare.images import write_file
 from segsr_model.prepare.splits import PARTS
 
 MANIFEST = 'manifest.jsonl'
+JOURNAL = 'journal.jsonl'  # until the data set is complete
 
 
 def read_manifest(path: Path) -> tuple[dict, list[dict]]:
@@ -73,7 +74,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, settings: dict) -> None:
-        path = folder / 'journal.jsonl'
+        path = folder / JOURNAL
         lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True) if path.exists() else []
         try:
             found, records = _parse([line for line in lines if line.endswith('}\n')])  # the last may have been cut off

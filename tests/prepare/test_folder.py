@@ -59,6 +59,11 @@ def test_class_folders_that_differ_in_digits_only(prepare, tmp_path):
     assert 'class folders z1 and z2 would both be the class "z"' in err
 
 
+def test_folders_without_letters_are_one_class(tmp_path):
+    assert names_of(tmp_path, ['2019/sea1.png', '2020/sea1.png', '2020/a.png']) == {
+        'image_0000': '2019/sea1.png', 'image_0001': '2020/a.png', 'image_0002': '2020/sea1.png'}
+
+
 def test_no_image(prepare, tmp_path):
     source = pack(tmp_path / 'folder', {'a.txt': b'x'})
     assert 'has no image' in prepare('folder', '--source', source, '--out', tmp_path / 'out')[2]
@@ -88,6 +93,15 @@ def test_tiles_do_not_overlap_and_hold_the_scene(prepare, tmp_path):
     for cover in covered.values():
         assert cover.max() == 1
         assert cover.sum() == 6 * 64 * 64
+
+
+def test_tiles_are_extended_only_if_that_is_asked_for(prepare, tmp_path):
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': encode(photo(64, 64, i), 'PNG') for i in range(4)})
+    for name, arguments, size in (('plain', (), 32), ('more', ('--min-train-size', '48'), 48)):
+        _, out, _ = prepare('folder', '--source', source, '--out', tmp_path / name, '--tile', '32', *arguments)
+        assert ('12 training images below 48 pixels' in out) == (size == 48)
+        sizes = {(record['part'], *record['hr_size']) for record in tiles_of(tmp_path / name)}
+        assert sizes == {('train', size, size), ('test', 32, 32)}
 
 
 def test_all_tiles_of_an_image_on_one_side(prepare, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segsr_model.prepare import build as build_module
-from segsr_model.prepare.images import PlainScene, pixel_sum
+from segsr_model.prepare.images import ImageError, PlainScene, pixel_sum
 from segsr_model.prepare.lowres import downscale
 from segsr_model.prepare.manifest import read_manifest
 
@@ -114,6 +114,42 @@ def test_second_run_does_nothing_and_says_so(prepare, small_aid, tmp_path):
     assert code == 0
     assert 'x4: complete already, nothing to do' in out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*')}
+
+
+def test_what_is_lost_is_made_again(prepare, small_aid, tmp_path, monkeypatch):
+    arguments = ('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out', '--lmdb',
+                 '--scale', '2', '4')
+    prepare(*arguments)
+    before, folder = tree(tmp_path / 'out'), tmp_path / 'out' / 'x4' / 'train'
+    for path in (folder / 'LR' / 'pond_1.png', folder / 'HR' / 'pond_2.png', folder / 'meta_info.txt'):
+        path.unlink()
+    kept = folder / 'HR' / 'pond_3.png'
+    made = []
+    make_pairs = build_module.make_pairs
+    monkeypatch.setattr(build_module, 'make_pairs', lambda scene, item, **options: (
+        made.append(item.name), make_pairs(scene, item, **options))[1])
+    inode = kept.stat().st_ino
+    code, out, _ = prepare(*arguments)
+    assert code == 0 and 'x2: there already' in out and 'x4: mended' in out
+    assert sorted(made) == ['pond_1', 'pond_2'] and kept.stat().st_ino == inode
+    assert tree(tmp_path / 'out') == before
+    (tmp_path / 'out' / 'split.txt').unlink()
+    assert prepare(*arguments)[0] == 0
+    assert tree(tmp_path / 'out') == before
+
+
+def test_mending_that_fails_leaves_what_is_there(prepare, small_aid, tmp_path, monkeypatch):
+    arguments = ('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
+    prepare(*arguments)
+    (tmp_path / 'out' / 'x4' / 'train' / 'HR' / 'pond_2.png').unlink()
+    before = tree(tmp_path / 'out')
+
+    def refuse(*_, **__):
+        raise ImageError('damaged')
+    monkeypatch.setattr(build_module, 'make_pairs', refuse)
+    code, _, err = prepare(*arguments)
+    assert code == 2 and 'pond_2.jpg: damaged' in err
+    assert tree(tmp_path / 'out') == before
 
 
 def test_another_scale_joins_later(prepare, small_aid, tmp_path):
