@@ -63,11 +63,6 @@ def shift_mask(window: int, shift: int, device: torch.device) -> torch.Tensor:
     return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
 
 
-def window_kinds(rows: int, columns: int) -> tuple[int, ...]:
-    """Which of `shift_mask`'s kinds the windows of a grid are, row by row."""
-    return tuple(2 * (y == rows - 1) + (x == columns - 1) for y in range(rows) for x in range(columns))
-
-
 class ChannelAttention(nn.Module):
     """RCAN's channel attention, times ``scale``: (b, c, h, w) -> the same."""
 
@@ -141,21 +136,15 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        size = self.window_size
-        rows, columns = x.shape[1] // size, x.shape[2] // size
-        bias = position_bias(self.relative_position_bias_table, index)[None]
-        kinds = (0,) * (rows * columns)
+        qkv, mask = self.qkv(x), None
         if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
-            bias = bias + shift_mask(size, self.shift, x.device)
-            kinds = window_kinds(rows, columns)
-        x = rearrange(x, 'b (y i) (x j) c -> b (y x) (i j) c', i=size, j=size)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
-        x = self.proj_drop(self.proj(window_attention(q, k, v, bias, kinds).flatten(3)))
-        x = rearrange(x, 'b (y x) (i j) c -> b (y i) (x j) c', y=rows, i=size)
+            qkv = torch.roll(qkv, (-self.shift, -self.shift), (1, 2))
+            mask = shift_mask(self.window_size, self.shift, x.device)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index), mask).flatten(3)
         if self.shift:
-            x = torch.roll(x, (self.shift, self.shift), (1, 2))
-        return x
+            out = torch.roll(out, (self.shift, self.shift), (1, 2))
+        return self.proj_drop(self.proj(out))
 
 
 class HAB(FeedForward):
@@ -196,16 +185,11 @@ class OCAB(FeedForward):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), 0.0)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        size, margin = self.window_size, (self.overlap - self.window_size) // 2
-        rows, columns = x.shape[1] // size, x.shape[2] // size
-        q, kv = self.qkv(self.norm1(x)).split((x.shape[-1], 2 * x.shape[-1]), dim=-1)
-        q = rearrange(q, 'b (y i) (x j) (m c) -> b (y x) (i j) m c', i=size, j=size, m=self.num_heads)
-        kv = F.pad(kv, (0, 0, margin, margin, margin, margin))
-        kv = kv.unfold(1, self.overlap, size).unfold(2, self.overlap, size)
-        k, v = rearrange(kv, 'b y x (kv m c) i j -> b (y x) (i j) kv m c', kv=2, m=self.num_heads).unbind(3)
-        bias = position_bias(self.relative_position_bias_table, index)[None]
-        out = window_attention(q, k, v, bias, (0,) * (rows * columns)).flatten(3)
-        out = rearrange(out, 'b (y x) (i j) c -> b (y i) (x j) c', y=rows, i=size)
+        (_, h, w, _), margin = x.shape, (self.overlap - self.window_size) // 2
+        qkv = F.pad(self.qkv(self.norm1(x)), (0, 0, margin, margin, margin, margin))
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        q = q[:, margin:margin + h, margin:margin + w]
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index)).flatten(3)
         x = x + self.proj(out)
         return x + self.feed_forward(x)
 

@@ -31,10 +31,8 @@ class SFEM(nn.Module):
         options: model, weights and LoRA.
         upscale: s, by which the LR image is enlarged before CLIP.
 
-    ``use_checkpoint`` recomputes the tower's blocks in backward.
+    The tower's blocks are computed again in backward: for LoRA alone their features would take much memory.
     """
-
-    use_checkpoint = False
 
     def __init__(self, *, options: EncoderOptions, upscale: int):
         super().__init__()
@@ -69,7 +67,7 @@ class SFEM(nn.Module):
         tokens = torch.cat([cls, tokens], dim=1) + self.position_embedding(h, w).to(tokens.dtype)
         tokens = tower.ln_pre(tokens)
         for block in tower.transformer.resblocks:
-            tokens = recomputed(block, tokens, when=self.use_checkpoint)
+            tokens = recomputed(block, tokens)
         tokens = tower.ln_post(tokens) @ tower.proj
         return tokens[:, 0], rearrange(tokens[:, 1:], 'b (h w) d -> b d h w', h=h)
 

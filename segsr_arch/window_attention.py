@@ -1,101 +1,142 @@
-"""Softmax attention inside windows, with a learned bias: the one attention function of HAT.
+"""Softmax attention inside windows of an image, with a learned bias: the one attention function of HAT.
 
 On a GPU it is PyTorch's fused attention. On a CPU that one has no gradient for the bias and falls back to matrices in
-full, so there the windows are worked off a few at a time, in the processor's cache; backward computes their matrices
-again instead of keeping them.
+full, so there the windows are worked off a few at a time, in the processor's cache, straight from and to the image;
+backward computes their matrices again instead of keeping them.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from math import isqrt
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from einops import rearrange
 from torch import Tensor
 
 WINDOWWISE = ('cpu',)  # types of devices where windows are worked off a few at a time
 CHUNK = 2**19  # elements of the attention matrices in work at a time: two megabytes, about a cache
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kinds: Sequence[int]) -> Tensor:
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention inside each window.
 
+    The queries' windows lie side by side. Those of keys and values have the same centres; where they are larger, they
+    overlap, and the images of keys and values are larger by that much.
+
     Args:
-        q: (b, w, n, m, c) queries of w windows, m heads.
-        k, v: (b, w, l, m, c) keys and values.
-        bias: (number of kinds, m, n, l), added to the scaled products.
-        kinds: of the w windows, which bias each has.
+        q: (b, h, w, m, c) queries of m heads; h and w are multiples of the window's side.
+        k, v: (b, h + o, w + o, m, c) keys and values, whose windows are o pixels wider and higher than the queries'.
+        bias: (m, n, l) for the n pixels of a query window and the l of a key window, added to the scaled products.
+        mask: (4, 1, n, l), added too: of windows away from the image's end, in the last column, in the last row, and
+            in both.
 
     Returns:
-        (b, w, n, m, c).
+        (b, h, w, m, c).
     """
-    bias = bias.to(q.dtype)
     if q.device.type in WINDOWWISE:
-        return _Windowwise.apply(q, k, v, bias, kinds)
-    b, w, _, m, c = q.shape
-    if len(bias) == 1:
-        batch, heads = b * w, m
+        return _Windowwise.apply(q, k, v, bias, mask)
+    rows, columns, c = q.shape[1] // isqrt(bias.shape[1]), q.shape[2] // isqrt(bias.shape[1]), q.shape[-1]
+    if mask is None:
+        heads = '(b y x) m'
+        bias = bias[None]
     else:  # one bias for each window
-        batch, heads, bias = b, w * m, bias[torch.tensor(kinds, device=bias.device)].flatten(0, 1)[None]
+        heads = 'b (y x m)'
+        kinds = torch.tensor([kind for y in range(rows) for kind, start, end in _runs(y, rows, columns, True)
+                              for _ in range(start, end)], device=q.device)
+        bias = (bias + mask[kinds]).flatten(0, 1)[None]
     # the fused kernels want a multiple of 8 channels
-    q, k, v = (F.pad(t.transpose(2, 3), (0, -c % 8)).reshape(batch, heads, t.shape[2], -1) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=c**-0.5)
-    return out.reshape(b, w, m, *out.shape[2:])[..., :c].transpose(2, 3)
+    q, k, v = (F.pad(rearrange(windows, f'b y x m c i j -> {heads} (i j) c'), (0, -c % 8))
+               for windows in _windows_of(q, k, v, bias))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=c**-0.5)[..., :c]
+    return rearrange(out, f'{heads} (i j) c -> b (y i) (x j) m c', y=rows, x=columns, i=isqrt(bias.shape[-2]))
 
 
 class _Windowwise(torch.autograd.Function):
     """`window_attention` a few windows at a time, on the CPU."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kinds: Sequence[int]) -> Tensor:
-        ctx.save_for_backward(q, k, v, bias)
-        ctx.kinds = kinds
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias, mask)
         out = q.new_empty(q.shape)
+        out_windows, _, _ = _windows_of(out, k, v, bias)
         with torch.autocast('cpu', enabled=False):
-            for windows, kind in _chunks(q, bias, kinds):
-                q_, k_, v_ = (_heads_first(t[windows]) for t in (q, k, v))
-                out[windows] = _heads_last(torch.bmm(_weights(q_, k_, bias[kind]), v_), q)
+            biases, windows = _biases(bias, mask, q.dtype), _windows_of(q, k, v, bias)
+            for place, kind in _chunks(windows[0], bias, mask):
+                q_, k_, v_ = (_heads_first(t[place]) for t in windows)
+                out_windows[place] = _heads_last(torch.bmm(_weights(q_, k_, biases[kind]), v_), out_windows)
         return out
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias = ctx.saved_tensors
+        q, k, v, bias, mask = ctx.saved_tensors
         scale = q.shape[-1]**-0.5
-        d_q, d_k, d_v = (t.new_empty(t.shape) for t in (q, k, v))
+        d_q, d_k, d_v = (t.new_zeros(t.shape) for t in (q, k, v))
         d_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
-        for windows, kind in _chunks(q, bias, ctx.kinds):
-            q_, k_, v_, d_out_ = (_heads_first(t[windows]) for t in (q, k, v, d_out))
-            weights = _weights(q_, k_, bias[kind])
-            d_v[windows] = _heads_last(torch.bmm(weights.transpose(1, 2), d_out_), q)
+        biases, windows, gradients = (
+            _biases(bias, mask, q.dtype), _windows_of(q, k, v, bias), _windows_of(d_q, d_k, d_v, bias))
+        d_out = _windows_of(d_out, k, v, bias)[0]
+        for place, kind in _chunks(windows[0], bias, mask):
+            q_, k_, v_, d_out_ = (_heads_first(t[place]) for t in (*windows, d_out))
+            weights = _weights(q_, k_, biases[kind])
             d_weights = torch.bmm(d_out_, v_.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_bias[kind] += d_scores if len(d_scores) == len(bias[0]) else d_scores.view(-1, *bias[0].shape).sum(0)
-            d_q[windows] = _heads_last(torch.bmm(d_scores, k_).mul_(scale), q)
-            d_k[windows] = _heads_last(torch.bmm(d_scores.transpose(1, 2), q_).mul_(scale), q)
+            d_bias += d_scores if len(d_scores) == len(bias) else d_scores.view(-1, *bias.shape).sum(0)
+            _add(gradients[0], place, torch.bmm(d_scores, k_).mul_(scale))
+            _add(gradients[1], place, torch.bmm(d_scores.transpose(1, 2), q_).mul_(scale))
+            _add(gradients[2], place, torch.bmm(weights.transpose(1, 2), d_out_))
         return d_q, d_k, d_v, d_bias.to(bias.dtype), None
 
 
-def _chunks(q: Tensor, bias: Tensor, kinds: Sequence[int]) -> Iterator[tuple[tuple[int, slice], int]]:
-    """Neighbouring windows of one sample and one kind, as an index into (b, w, ...), and the kind."""
-    size = max(1, CHUNK // bias[0].numel())
-    for sample in range(len(q)):
-        start = 0
-        for kind, run in itertools.groupby(kinds):
-            end = start + len(list(run))
-            for i in range(start, end, size):
-                yield (sample, slice(i, min(i + size, end))), kind
-            start = end
+def _windows_of(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Views of images as windows: (b, h, w, m, c) -> (b, rows, columns, m, c, side, side)."""
+    stride, overlap = isqrt(bias.shape[-2]), isqrt(bias.shape[-1])
+    return tuple(image.unfold(1, side, stride).unfold(2, side, stride)
+                 for image, side in ((q, stride), (k, overlap), (v, overlap)))
+
+
+def _runs(row: int, rows: int, columns: int, masked: bool) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring windows of a row that have the same kind of mask: the kind, the first, and the one after them."""
+    if not masked:
+        yield 0, 0, columns
+        return
+    kind = 2 * (row == rows - 1)
+    if columns > 1:
+        yield kind, 0, columns - 1
+    yield kind + 1, columns - 1, columns
+
+
+def _chunks(windows: Tensor, bias: Tensor, mask: Tensor | None) -> Iterator[tuple[tuple[int, int, slice], int]]:
+    """What is in work at a time: an index into (b, rows, columns, ...), and the kind of mask."""
+    size = max(1, CHUNK // bias.numel())
+    samples, rows, columns = windows.shape[:3]
+    for sample in range(samples):
+        for row in range(rows):
+            for kind, start, end in _runs(row, rows, columns, mask is not None):
+                for i in range(start, end, size):
+                    yield (sample, row, slice(i, min(i + size, end))), kind
+
+
+def _biases(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+    """What is added to the scaled products, (m, n, l), for each kind of mask."""
+    return [bias.to(dtype)] if mask is None else [(bias + each).to(dtype) for each in mask]
 
 
 def _heads_first(windows: Tensor) -> Tensor:
-    """(w, n, m, c) -> (w * m, n, c); a view of a single window."""
-    return windows.transpose(1, 2).flatten(0, 1)
+    """(w, m, c, side, side) -> (w m, n, c)."""
+    return rearrange(windows, 'w m c i j -> (w m) (i j) c')
 
 
-def _heads_last(heads: Tensor, q: Tensor) -> Tensor:
-    """(w * m, n, c) -> (w, n, m, c), with as many heads as ``q`` has."""
-    return heads.unflatten(0, (-1, q.shape[3])).transpose(1, 2)
+def _heads_last(heads: Tensor, windows: Tensor) -> Tensor:
+    """(w m, n, c) -> (w, m, c, side, side), with the heads and sides of ``windows``."""
+    return rearrange(heads, '(w m) (i j) c -> w m c i j', m=windows.shape[3], i=windows.shape[-1])
+
+
+def _add(windows: Tensor, place: tuple[int, int, slice], heads: Tensor) -> None:
+    """Add to some windows, which may overlap."""
+    for window, values in zip(windows[place], _heads_last(heads, windows)):
+        window += values
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:

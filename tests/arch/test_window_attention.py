@@ -6,31 +6,49 @@ import pytest
 import torch
 
 from segsr_arch import window_attention as module
-from segsr_arch.hat_arch import HAT, shift_mask, window_kinds
+from segsr_arch.hat_arch import HAT, shift_mask
 from segsr_arch.segsr_arch import SeGSR_HAT
 from segsr_arch.window_attention import window_attention
 from tests.conftest import SMALL
 from tests.plain.network import make_plain, mask_of, windows_of
 
+SIDE = 2
 
-def full_matrices(q, k, v, bias, kinds):
+
+def full_matrices(q, k, v, bias, mask=None):
     """The definition, in float64."""
     q, k, v, bias = (t.double() for t in (q, k, v, bias))
-    scores = torch.einsum('bwnmc,bwlmc->bwmnl', q, k) / q.shape[-1]**0.5 + bias[list(kinds)]
-    return torch.einsum('bwmnl,bwlmc->bwnmc', scores.softmax(-1), v)
+    (_, h, w, _, _), side, overlap = q.shape, SIDE, int(bias.shape[-1]**0.5)
+    out = torch.zeros_like(q)
+    for y in range(0, h, side):
+        for x in range(0, w, side):
+            q_ = q[:, y:y + side, x:x + side].flatten(1, 2)
+            k_, v_ = (t[:, y:y + overlap, x:x + overlap].flatten(1, 2) for t in (k, v))
+            scores = torch.einsum('bnmc,blmc->bmnl', q_, k_) / q.shape[-1]**0.5 + bias
+            if mask is not None:
+                scores = scores + mask[2 * (y + side == h) + (x + side == w)]
+            attended = torch.einsum('bmnl,blmc->bnmc', scores.softmax(-1), v_).unflatten(1, (side, side))
+            out = out.index_put((torch.arange(2)[:, None, None], torch.arange(y, y + side)[:, None],
+                                 torch.arange(x, x + side)), attended)
+    return out
 
 
-def inputs(keys=9):
-    q, k, v = (torch.randn(2, 6, n, 2, 5, requires_grad=True) for n in (4, keys, keys))
-    return q, k, v, torch.randn(3, 2, 4, keys, requires_grad=True), (0, 0, 1, 0, 0, 2)
+def inputs(overlap=3, masked=False, columns=3):
+    q, k, v = (torch.randn(2, 4 + o, SIDE * columns + o, 2, 5, requires_grad=True)
+               for o in (0, overlap - SIDE, overlap - SIDE))
+    bias = torch.randn(2, SIDE**2, overlap**2, requires_grad=True)
+    return q, k, v, bias, torch.randn(4, 1, SIDE**2, overlap**2) if masked else None
 
 
-@pytest.mark.parametrize('keys', [4, 9])
+CASES = [(2, False, 3), (2, True, 3), (2, True, 1), (3, False, 3), (4, True, 3)]
+
+
+@pytest.mark.parametrize(('overlap', 'masked', 'columns'), CASES)
 @pytest.mark.parametrize('chunk', [1, 2 * 4 * 9 * 2, 2**19])
-def test_values_and_gradients_are_those_of_full_matrices(chunk, keys, monkeypatch):
+def test_values_and_gradients_are_those_of_full_matrices(chunk, overlap, masked, columns, monkeypatch):
     monkeypatch.setattr(module, 'CHUNK', chunk)
-    *tensors, kinds = inputs(keys)
-    out, expected = window_attention(*tensors, kinds), full_matrices(*tensors, kinds)
+    *tensors, mask = inputs(overlap, masked, columns)
+    out, expected = window_attention(*tensors, mask), full_matrices(*tensors, mask)
     torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=1e-5)
     direction = torch.randn_like(out)
     gradients = torch.autograd.grad((out * direction).sum(), tensors)
@@ -39,28 +57,27 @@ def test_values_and_gradients_are_those_of_full_matrices(chunk, keys, monkeypatc
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_the_gpus_way_gives_the_same(monkeypatch):
-    *tensors, kinds = inputs()
-    one_kind = (*tensors[:3], tensors[3][:1], (0,) * 6)
-    expected = [window_attention(*tensors, kinds), window_attention(*one_kind)]
+@pytest.mark.parametrize(('overlap', 'masked', 'columns'), CASES)
+def test_the_gpus_way_gives_the_same(overlap, masked, columns, monkeypatch):
+    tensors = inputs(overlap, masked, columns)
+    expected = window_attention(*tensors)
     monkeypatch.setattr(module, 'WINDOWWISE', ())
-    for ours, theirs in zip([window_attention(*tensors, kinds), window_attention(*one_kind)], expected):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(window_attention(*tensors), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_strided_inputs_and_half_precision():
-    packed = torch.randn(2, 6, 4, 3, 2, 5).bfloat16()
-    bias = torch.randn(1, 2, 4, 4)
-    q, k, v = packed.unbind(3)
-    out = window_attention(q, k, v, bias, (0,) * 6)
+    q, k, v = torch.randn(2, 4, 6, 3, 2, 5).bfloat16().unbind(3)
+    bias, mask = torch.randn(2, 4, 4), torch.randn(4, 1, 4, 4)
+    out = window_attention(q, k, v, bias, mask)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.double(), full_matrices(q, k, v, bias, (0,) * 6), atol=0.03, rtol=0.03)
+    torch.testing.assert_close(out.double(), full_matrices(q, k, v, bias, mask), atol=0.03, rtol=0.03)
 
 
-@pytest.mark.parametrize('size', [(8, 12), (4, 8), (4, 4)])
-def test_four_kinds_of_windows_make_the_shift_mask_of_any_image(size):
-    mask = shift_mask(4, 2, torch.device('cpu'))[list(window_kinds(size[0] // 4, size[1] // 4)), 0]
-    assert torch.equal(mask, mask_of(*size, 4, 2, 'cpu'))
+@pytest.mark.parametrize(('rows', 'columns'), [(2, 3), (1, 2), (1, 1)])
+def test_four_kinds_of_windows_make_the_shift_mask_of_any_image(rows, columns):
+    kinds = [2 * (y == rows - 1) + (x == columns - 1) for y in range(rows) for x in range(columns)]
+    mask = shift_mask(4, 2, torch.device('cpu'))[kinds, 0]
+    assert torch.equal(mask, mask_of(4 * rows, 4 * columns, 4, 2, 'cpu'))
 
 
 def test_windows_are_counted_row_by_row():

@@ -60,8 +60,6 @@ def checkpoint(options, build):
             model.model_ema(0.999)
             seconds.append(time.perf_counter() - start)
         model.save(0, 1)
-        if hasattr(model, 'finish_saving'):
-            model.finish_saving()
         return sum(file.stat().st_size for file in Path(folder).glob('net_g_1.pth')), min(seconds)
 
 
