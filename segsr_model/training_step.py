@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 BAD_STEPS = 'bad_steps.txt'
+SLOW_BF16 = ('DEFAULT', 'AVX2')  # CPUs, as PyTorch names them
 
 
 def autocast(device: torch.device, amp: str | bool | None) -> contextlib.AbstractContextManager:
@@ -76,6 +77,8 @@ class TrainingStep:
         self.channels_last = bool(options.get('channels_last'))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == 'fp16')
         self.bad_steps = 0
+        if self.amp == 'bf16' and device.type == 'cpu' and torch.backends.cpu.get_cpu_capability() in SLOW_BF16:
+            get_root_logger().warning('train:amp: this CPU has no instructions for bf16: fp32 is many times faster.')
 
     def __call__(self, model: SemanticGuidedSRModel, current_iter: int) -> dict[str, float]:
         """Step on ``model.lq`` and ``model.gt``.

@@ -21,6 +21,7 @@ from segsr_arch.sfem import SFEM
 from segsr_model.bench.command import cost
 from segsr_model.bench.measure import Work
 from segsr_model.files import read_options
+from segsr_model.training_step import SLOW_BF16
 from tests.plain.network import make_plain
 
 
@@ -85,6 +86,9 @@ def main():
             'ours fp32, use_checkpoint': (replace(work, options=checkpointed), None),
             'ours bf16, use_checkpoint': (replace(work, options=checkpointed, precision='bf16'), None)}
         costs = {}
+        if torch.backends.cpu.get_cpu_capability() in SLOW_BF16:
+            say('bf16 is left out: this CPU has no instructions for it')
+            runs = {name: run for name, run in runs.items() if 'bf16' not in name}
         for name, (what, build) in runs.items():
             costs[name] = cost(name, what, build)
             plain, ours = costs['plain fp32'], costs[name]
