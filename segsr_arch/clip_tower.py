@@ -92,12 +92,8 @@ def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
         f'another machine and set pretrained to its path{gelu}')
 
 
-def find_pretrained(model: str, pretrained: str) -> tuple[Path | None, dict[str, Any]]:
-    """The weights file, None for a tag, and what open_clip knows about it (``quick_gelu``, ``mean``, ``std``).
-
-    Raises:
-        OptionError: there is neither such a file nor such a tag of the model.
-    """
+def _find_weights(model: str, pretrained: str) -> tuple[Path, dict[str, Any]]:
+    """The weights file and what open_clip knows about it (``quick_gelu``, ``mean``, ``std``)."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
     path = Path(pretrained).expanduser()
     if path.is_file():
@@ -108,7 +104,7 @@ def find_pretrained(model: str, pretrained: str) -> tuple[Path | None, dict[str,
         raise OptionError(
             f"{OPTION}:pretrained: '{pretrained}' is neither a file (sought as {path.absolute()}) nor an open_clip "
             f'tag of {model}' + (f', which has {", ".join(tags)}' if tags else ', which has none'))
-    return None, tag_config
+    return _fetch(model, pretrained, tag_config), tag_config
 
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
@@ -191,15 +187,38 @@ def load_tower(options: EncoderOptions) -> Tower:
             architecture.
     """
     config = _read_config(options.model)
-    quick_gelu, preprocess = bool(config.get('quick_gelu', False)), config.get('preprocess_cfg', {})
     if options.pretrained is None:
+        quick_gelu = bool(config.get('quick_gelu', False))
         visual = _build(config, quick_gelu, options.model)
-        return Tower(visual, _source(options, visual, quick_gelu, None, preprocess))
+        return Tower(visual, _source(options, visual, quick_gelu, None, config.get('preprocess_cfg', {})))
+    visual, weights, tag_config, quick_gelu = _read_tower(options, config)
+    weights = {key: value.float() for key, value in weights.items()}  # now that their shapes are known to be right
+    visual.load_state_dict(weights, assign=True)
+    visual.requires_grad_(False)
+    preprocess = {**config.get('preprocess_cfg', {}), **tag_config}
+    return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), preprocess))
 
-    path, tag_config = find_pretrained(options.model, options.pretrained)
-    path = path or _fetch(options.model, options.pretrained, tag_config)
+
+def check_tower(options: EncoderOptions) -> None:
+    """See whether `load_tower` can do its work, without building the tower; fetches weights that are missing.
+
+    Raises:
+        OptionError: as `load_tower`.
+    """
+    config = _read_config(options.model)
+    if options.pretrained is None:
+        with torch.device('meta'):
+            _build(config, False, options.model)
+    else:
+        _read_tower(options, config)
+
+
+def _read_tower(options: EncoderOptions, config: Mapping[str, Any]) -> tuple[
+        nn.Module, dict[str, torch.Tensor], dict[str, Any], bool]:
+    """The tower without values, its weights, what open_clip knows about them, and whether it takes QuickGELU."""
+    path, tag_config = _find_weights(options.model, options.pretrained)
     weights, openai = _read_weights(path)
-    quick_gelu = quick_gelu or openai or bool(tag_config.get('quick_gelu', False))
+    quick_gelu = openai or bool(config.get('quick_gelu', False)) or bool(tag_config.get('quick_gelu', False))
     with torch.device('meta'):  # no time is spent on an initialisation that is about to be overwritten
         visual = _build(config, quick_gelu, options.model)
     expected = visual.state_dict()
@@ -212,10 +231,7 @@ def load_tower(options: EncoderOptions) -> Tower:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise OptionError(f"{OPTION}:pretrained: '{path}' does not hold the image tower of {options.model}: "
                           f'{"; ".join(wrong[:3])}{more}')
-    weights = {key: value.float() for key, value in weights.items()}  # now that their shapes are known to be right
-    visual.load_state_dict(weights, assign=True)
-    visual.requires_grad_(False)
-    return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), {**preprocess, **tag_config}))
+    return visual, weights, tag_config, quick_gelu
 
 
 def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None,

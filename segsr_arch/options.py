@@ -19,7 +19,7 @@ def check_keys(where: str, given: Iterable[str], known: Iterable[str], required:
     known = list(known)
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f'there are {", ".join(known)}'
             raise OptionError(f"{where}: unknown option '{key}'; {hint}")
     for key in required:

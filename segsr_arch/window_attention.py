@@ -125,12 +125,14 @@ def _biases(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tenso
 
 def _heads_first(windows: Tensor) -> Tensor:
     """(w, m, c, side, side) -> (w m, n, c)."""
-    return rearrange(windows, 'w m c i j -> (w m) (i j) c')
+    w, m, c, side, _ = windows.shape
+    return windows.permute(0, 1, 3, 4, 2).reshape(w * m, side * side, c)
 
 
 def _heads_last(heads: Tensor, windows: Tensor) -> Tensor:
     """(w m, n, c) -> (w, m, c, side, side), with the heads and sides of ``windows``."""
-    return rearrange(heads, '(w m) (i j) c -> w m c i j', m=windows.shape[3], i=windows.shape[-1])
+    m, c, side, _ = windows.shape[3:]
+    return heads.view(-1, m, side, side, c).permute(0, 1, 4, 2, 3)
 
 
 def _add(windows: Tensor, place: tuple[int, int, slice], heads: Tensor) -> None:

@@ -76,10 +76,10 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def build_model(opt: dict[str, Any]) -> Any:
-    """BasicSR's ``build_model``, where a file that cannot be used ends the run with one line."""
+    """BasicSR's ``build_model``, where a file that cannot be used, or fetched, ends the run with one line."""
     try:
         return models.build_model(opt)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(printable(f'{opt["name"]}: {error}')) from None
 
 

@@ -242,7 +242,8 @@ def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
     if dataset not in datasets:
         raise ValueError(f"logger:save_best: there is no validation set '{dataset}'; there are {', '.join(datasets)}")
     if metric not in metrics:
-        raise ValueError(f"logger:save_best: '{metric}' is not in val:metrics; there are {', '.join(metrics)}")
+        there = ', '.join(map(str, metrics))
+        raise ValueError(f"logger:save_best: '{metric}' is not in val:metrics; there are {there}")
     return dataset, metric
 
 

@@ -16,6 +16,8 @@ from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
 from segsr_model.files import read_options, read_weights
 
+EXTRA_STATE = '_extra_state'  # PyTorch's name of what modules save beside weights
+
 
 @dataclass
 class LoadReport:
@@ -47,16 +49,12 @@ def _groups(names: Sequence[str]) -> str:
     return f' ({", ".join(list(groups)[:6])}{", ..." if len(groups) > 6 else ""})'
 
 
-def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bool = True) -> LoadReport:
-    """Load ``weights`` into ``net``.
+def match_weights(net: nn.Module, weights: dict[str, torch.Tensor], *,
+                  strict: bool = True) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """What `load_weights` would load, by names and shapes alone; the network may be without values.
 
-    Weights without a ``backbone.`` prefix, of a stock HAT, EDSR or RCAN, warm-start the backbone of a guided network.
-
-    Args:
-        net: the network.
-        weights: a state_dict.
-        strict: raise if the file and the network (for a warm start: its backbone) do not match in names and shapes.
-            Otherwise load what matches.
+    Returns:
+        The weights under the network's names, all of them, and what would become of them.
 
     Raises:
         ValueError: ``strict`` and no match, or nothing matches.
@@ -65,30 +63,47 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bo
     if warm_start:
         weights = {f'backbone.{k}': v for k, v in weights.items()}
     own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    extra = {k for k in weights if k.endswith('_extra_state')}
-    loaded = [k for k, v in weights.items() if k in own and own[k].shape == v.shape]
     report = LoadReport(
-        loaded=loaded,
-        new=[k for k in net.state_dict() if k not in weights and not k.endswith('_extra_state')],
-        unused=[k for k in weights if k not in own and k not in extra],
+        loaded=[k for k, v in weights.items() if k in own and own[k].shape == v.shape],
+        new=[k for k in net.state_dict() if k not in weights and not k.endswith(EXTRA_STATE)],
+        unused=[k for k in weights if k not in own and not k.endswith(EXTRA_STATE)],
         reshaped=[k for k, v in weights.items() if k in own and own[k].shape != v.shape],
         warm_start=warm_start)
-    problems = [problem for name, module in net.named_modules() if isinstance(module, SFEM)
-                for problem in [module.foreign_tower(weights, f'{name}.')] if problem]
     expected = net.backbone.state_dict(prefix='backbone.') if warm_start else net.state_dict()
     missing = [k for k in expected if k not in weights]  # the record of the CLIP tower included
-    if strict and problems:
-        raise ValueError(problems[0])
-    if not loaded or (strict and (missing or report.unused or report.reshaped)):
+    if not report.loaded or (strict and (missing or report.unused or report.reshaped)):
         wrong = [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the network'
                  for k in report.reshaped]
         wrong += [f'{k} is not in the file' for k in missing] + [f'{k} is not in the network' for k in report.unused]
-        hint = '. To load what matches, set path:strict_load_g: false' if loaded else ''
+        hint = '. To load what matches, set path:strict_load_g: false' if report.loaded else ''
         raise ValueError(f'the weights do not fit {type(net).__name__}: {"; ".join(wrong[:4])}'
                          f'{f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""}{hint}')
-    for problem in problems:
+    return weights, report
+
+
+def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bool = True) -> LoadReport:
+    """Load ``weights`` into ``net``.
+
+    Weights without a ``backbone.`` prefix, of a stock HAT, EDSR or RCAN, warm-start the backbone of a guided network.
+
+    Args:
+        net: the network.
+        weights: a state_dict.
+        strict: raise if the file and the network (for a warm start: its backbone) do not match in names and shapes,
+            or the file was trained with another CLIP tower. Otherwise load what matches.
+
+    Raises:
+        ValueError: ``strict`` and no match, or nothing matches.
+    """
+    towers = [problem for name, module in net.named_modules() if isinstance(module, SFEM)
+              for problem in [module.foreign_tower(weights, f'{name}.')] if problem]
+    if strict and towers:
+        raise ValueError(towers[0])
+    weights, report = match_weights(net, weights, strict=strict)
+    for problem in towers:
         get_root_logger().warning(f'{problem}. Loading what fits, since strict_load_g is false.')
-    net.load_state_dict({k: weights[k] for k in (*loaded, *(() if problems else extra))}, strict=False)
+    extra = [] if towers else [k for k in weights if k.endswith(EXTRA_STATE)]
+    net.load_state_dict({k: weights[k] for k in (*report.loaded, *extra)}, strict=False)
     return report
 
 

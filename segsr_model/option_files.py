@@ -120,7 +120,8 @@ def as_test(options: dict[str, Any], root_path: str | Path) -> dict[str, Any]:
         options: of training.
         root_path: where BasicSR keeps ``experiments``.
     """
-    averaged = (options.get('train') or {}).get('ema_decay', 0) > 0
+    decay = (options.get('train') or {}).get('ema_decay', 0)
+    averaged = isinstance(decay, (int, float)) and decay > 0
     weights = osp.relpath(osp.join(root_path, 'experiments', options['name'], 'models', 'net_g_latest.pth'))
     return {
         **{key: value for key, value in options.items() if key not in ('train', 'logger')},

@@ -11,7 +11,7 @@ from segsr_model.checks.blocks import Block
 from segsr_model.checks.consistency import contradictions
 from segsr_model.checks.data import data_problems
 from segsr_model.checks.keys import key_problems
-from segsr_model.checks.network import build, network_problems
+from segsr_model.checks.network import network_problems
 from segsr_model.checks.places import place_problems
 from segsr_model.paths import printable
 from segsr_model.report.paper import check_rows
@@ -41,9 +41,9 @@ def check_options(opt: Mapping[str, Any]) -> None:
 def find_problems(opt: Mapping[str, Any]) -> list[str]:
     """The problems of options as BasicSR has parsed them, but for those of the machine's GPUs."""
     options = Block(opt)
-    net, unbuildable = build(options)
-    found = [*_rows(opt), *key_problems(options), *network_problems(options), *unbuildable,
-             *contradictions(options, net), *data_problems(options), *place_problems(options, net)]
+    net, of_network = network_problems(options)
+    found = [*_rows(opt), *key_problems(options), *of_network, *contradictions(options, net),
+             *data_problems(options), *place_problems(options, net)]
     return list(dict.fromkeys(found))
 
 

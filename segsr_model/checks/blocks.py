@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from basicsr.utils.registry import Registry
+
 
 class Kind(NamedTuple):
     """What a value must be: in words, and as a test."""
@@ -16,7 +18,12 @@ class Kind(NamedTuple):
 
 
 def whole(least: int) -> Kind:
-    """Whole numbers. YAML's ``!!float 5e3`` is one."""
+    """Whole numbers."""
+    return Kind(f'a whole number >= {least}', lambda value: type(value) is int and value >= least)
+
+
+def steps(least: int) -> Kind:
+    """Numbers of iterations, which BasicSR's option files write as ``!!float 5e3`` as well."""
     return Kind(f'a whole number >= {least}', lambda value: is_whole(value) and value >= least)
 
 
@@ -54,6 +61,7 @@ def is_whole(value: Any) -> bool:
 ANY = Kind('anything', lambda value: True)
 BOOL = Kind('true or false', lambda value: isinstance(value, bool))
 TEXT = Kind('a text', lambda value: isinstance(value, str))
+NUMBER = number()
 LIST = Kind('a list', lambda value: isinstance(value, (list, tuple)))
 BLOCK = Kind('a block of options', lambda value: isinstance(value, Mapping))
 
@@ -91,9 +99,9 @@ class Block:
             if key not in kinds:
                 yield f"{start}unknown option '{key}'; {nearest(key, kinds)}"
             elif not kinds[key].fits(value):
-                yield f'{self.path(key)}: is {value!r}, must be {kinds[key].text}{_as_float(value)}'
+                yield f'{self.path(key)}: is {value!r}, must be {kinds[key].text}{_as_number(value, kinds[key])}'
         for key in required:
-            if self.content.get(key) is None:
+            if self.content.get(key) in (None, '', {}):
                 yield f"{start}option '{key}' is missing"
 
     def check_type(self, known: Iterable[str], what: str) -> Iterator[str]:
@@ -101,7 +109,7 @@ class Block:
         known, kind = sorted(known), self.content.get('type')
         if kind is None:
             yield f"{self.where}: option 'type' is missing"
-        elif kind not in known:
+        elif not isinstance(kind, str) or kind not in known:
             yield f'{self.path("type")}: there is no {what} {kind!r}; {nearest(kind, known)}'
 
 
@@ -110,6 +118,12 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean '{near[0]}'?" if near else f'there are {", ".join(known)}'
+
+
+def registered(registry: Registry) -> set[str]:
+    """Names that a registry of BasicSR knows; it looks for ``<name>_basicsr`` too."""
+    names = {name for name, _ in registry}
+    return names | {name.removesuffix('_basicsr') for name in names}
 
 
 def parameters_of(function: Callable, leave_out: Iterable[str] = ()) -> tuple[dict[str, Kind], list[str], bool]:
@@ -124,14 +138,16 @@ def _kind_of(default: Any) -> Kind:
     if isinstance(default, bool):
         return BOOL
     if is_number(default):
-        return number()
-    return {tuple: several(number()), str: TEXT}.get(type(default), ANY)
+        return NUMBER
+    return {tuple: several(NUMBER), str: TEXT}.get(type(default), ANY)
 
 
-def _as_float(value: Any) -> str:
-    """YAML reads 1e-4 as a text."""
-    try:
-        float(value if isinstance(value, str) else '')
-    except ValueError:
-        return ''
-    return f'; YAML reads it as a text: write !!float {value}'
+def _as_number(text: Any, kind: Kind) -> str:
+    """Advice for a number that YAML reads as a text, as 1e-4 or '4'."""
+    for make, advice in ((int, f'write it without quotes: {text}'), (float, f'write !!float {text}')):
+        try:
+            if isinstance(text, str) and kind.fits(make(text)):
+                return f'; YAML reads it as a text: {advice}'
+        except ValueError:
+            pass
+    return ''

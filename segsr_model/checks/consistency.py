@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, whole
+from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, steps, whole
 
 COUNT, NUMBER = whole(1), whole(0)
 
@@ -47,7 +47,7 @@ def _scale(opt: Block, net: nn.Module | None) -> Iterator[str]:
 
 
 def _length(train: Block) -> Iterator[str]:
-    total, scheduler = train.get('total_iter', COUNT), train['scheduler']
+    total, scheduler = train.get('total_iter', steps(1)), train['scheduler']
     if not total:
         return
     late = [step for step in scheduler.get('milestones', LIST, []) if is_whole(step) and step > total]

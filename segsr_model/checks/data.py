@@ -16,7 +16,7 @@ from segsr_model.checks.blocks import TEXT, Block, number, whole
 
 COUNT = whole(1)
 HINT = '"segsr prepare --help" says how to make it'
-MOST_OPENED = 16  # images of a training set; validation sets are looked at as a whole
+MOST_OPENED = 1000  # images of a training set; validation sets are looked at as a whole
 FOLDERS = {'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'), 'SingleImageDataset': ('dataroot_lq',)}
 
 
@@ -42,8 +42,9 @@ Images = dict[str, 'tuple[int, int] | None']  # size (width, height) by name, wh
 
 def _problems(opt: Block, dataset: Block, folders: list[str], found: list[Images], *, training: bool) -> Iterator[str]:
     hr, lr = found[0], found[-1]
+    paired_by_template = len(found) == 2 and dataset['io_backend'].get('type') == 'disk'
     template = dataset.get('filename_tmpl', TEXT, '{}')
-    partner = {name: _filled(template, name) for name in hr} if len(found) == 2 else {name: name for name in hr}
+    partner = {name: _filled(template, name) if paired_by_template else name for name in hr}
     for names, there, folder, other in (
             (list(hr), lambda name: partner[name] in lr, folders[0], folders[-1]),
             (list(lr), set(partner.values()).__contains__, folders[-1], folders[0])):

@@ -24,7 +24,9 @@ from segsr_model.checks.blocks import (
     number,
     optional,
     parameters_of,
+    registered,
     several,
+    steps,
     whole,
 )
 from segsr_model.metrics import check_metrics
@@ -34,7 +36,7 @@ POSITIVE = number('a number > 0', lambda value: value > 0)
 GPUS = Kind('a number of GPUs, or auto', lambda value: value == 'auto' or whole(0).fits(value))
 TOP = {
     'name': TEXT, 'model_type': TEXT, 'scale': whole(1), 'num_gpu': GPUS, 'manual_seed': optional(whole(0)),
-    'rows': ANY, **dict.fromkeys(('datasets', 'network_g', 'path'), BLOCK),
+    'rows': ANY, 'find_unused_parameters': BOOL, **dict.fromkeys(('datasets', 'network_g', 'path'), BLOCK),
     **dict.fromkeys(('train', 'val', 'logger', 'dist_params'), optional(BLOCK)), **dict.fromkeys(PARSED, ANY)}
 PATH = {
     **dict.fromkeys(('pretrain_network_g', 'param_key_g', 'resume_state', 'experiments_root', 'results_root', 'models',
@@ -53,14 +55,14 @@ DATASETS = {'SingleImageDataset': DATASET,
 BACKENDS = ('disk', 'lmdb', 'memcached')
 LOADER = ('num_worker_per_gpu', 'batch_size_per_gpu')
 TRAIN = {
-    'ema_decay': number('a number in [0, 1)', lambda value: 0 <= value < 1), 'total_iter': whole(1),
-    'warmup_iter': whole(-1), 'amp': Kind('bf16, fp16 or ~', lambda value: value in (None, False, 'bf16', 'fp16')),
+    'ema_decay': number('a number in [0, 1)', lambda value: 0 <= value < 1), 'total_iter': steps(1),
+    'warmup_iter': steps(-1), 'amp': Kind('bf16, fp16 or ~', lambda value: value in (None, False, 'bf16', 'fp16')),
     'accumulate': optional(whole(1)), 'max_bad_steps': whole(0), 'use_checkpoint': BOOL, 'channels_last': BOOL,
     'grad_clip': optional(number('a number >= 0', lambda value: value >= 0)), 'compile': BOOL,
     **dict.fromkeys(('optim_g', 'scheduler'), BLOCK), **dict.fromkeys(('pixel_opt', 'perceptual_opt'), optional(BLOCK))}
-VAL = {'val_freq': whole(1), 'save_img': BOOL, 'pbar': BOOL, 'suffix': optional(TEXT), 'metrics': optional(BLOCK),
+VAL = {'val_freq': steps(1), 'save_img': BOOL, 'pbar': BOOL, 'suffix': optional(TEXT), 'metrics': optional(BLOCK),
        'self_ensemble': BOOL, 'amp': TRAIN['amp']}
-LOGGER = {'print_freq': whole(1), 'save_checkpoint_freq': whole(1), 'use_tb_logger': BOOL, 'wandb': optional(BLOCK),
+LOGGER = {'print_freq': steps(1), 'save_checkpoint_freq': steps(1), 'use_tb_logger': BOOL, 'wandb': optional(BLOCK),
           'keep_last': ANY, 'save_best': ANY}
 OPTIMIZER_EXTRAS = ('foreach', 'fused', 'capturable', 'differentiable')  # may depend on the device
 SCHEDULERS = {'MultiStepLR': lr_scheduler.MultiStepRestartLR, 'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
@@ -73,7 +75,7 @@ def key_problems(opt: Block) -> Iterator[str]:
     training = bool(opt.get('is_train'))
     blocks = ('datasets', 'network_g', 'path', *(('train', 'logger') if training else ('val',)))
     yield from opt.check(TOP, ('name', 'model_type', 'num_gpu', *blocks))
-    models = [name for name, _ in MODEL_REGISTRY]
+    models = registered(MODEL_REGISTRY)
     if opt.get('model_type', TEXT) and opt.get('model_type') not in models:
         yield f"model_type: there is no model '{opt.get('model_type')}'; {nearest(opt.get('model_type'), models)}"
     yield from opt['path'].check(PATH)
@@ -94,11 +96,11 @@ def key_problems(opt: Block) -> Iterator[str]:
         yield from opt['logger'].check(LOGGER, ('print_freq', 'save_checkpoint_freq', 'use_tb_logger'))
         yield from opt['logger']['wandb'].check({'project': optional(TEXT), 'resume_id': optional(TEXT)})
         yield from _checkpoints(opt)
-    yield from opt['dist_params'].check({'backend': TEXT, 'port': whole(1), 'timeout': POSITIVE})
+    yield from opt['dist_params'].check({'backend': choice('nccl', 'gloo'), 'port': whole(1), 'timeout': POSITIVE})
 
 
 def _dataset(dataset: Block, training: bool) -> Iterator[str]:
-    yield from dataset.check_type([name for name, _ in DATASET_REGISTRY], 'dataset')
+    yield from dataset.check_type(registered(DATASET_REGISTRY), 'dataset')
     kinds = DATASETS.get(str(dataset.get('type')))
     if kinds is None:
         return
@@ -145,14 +147,14 @@ def _scheduler(block: Block, optimizer: torch.optim.Optimizer) -> Iterator[str]:
     problems = list(block.check_type(SCHEDULERS, 'scheduler'))
     if not problems:
         cls = SCHEDULERS[block.get('type')]
-        lists = dict.fromkeys(('restarts', 'milestones', 'periods'), several(whole(0)))
+        lists = dict.fromkeys(('restarts', 'milestones', 'periods'), several(steps(0)))
         problems = list(_called(block, cls, ('optimizer',), lists))
         problems = problems or _tried(block, lambda: cls(optimizer, **_without_type(block)))[1]
     yield from problems
 
 
 def _loss(block: Block) -> Iterator[str]:
-    problems = list(block.check_type([name for name, _ in LOSS_REGISTRY], 'loss'))
+    problems = list(block.check_type(registered(LOSS_REGISTRY), 'loss'))
     if not problems:
         cls = LOSS_REGISTRY.get(block.get('type'))
         problems = list(_called(block, cls, (), {'reduction': choice('mean', 'sum')}))
@@ -175,7 +177,7 @@ def _metrics(metrics: Block) -> Iterator[str]:
 
 
 def _checkpoints(opt: Block) -> Iterator[str]:
-    named = {phase: {'name': dataset.get('name')} for phase, dataset in opt['datasets'].blocks()}
+    named = {phase: {'name': str(dataset.get('name'))} for phase, dataset in opt['datasets'].blocks()}
     for key in ('keep_last', 'save_best'):
         try:
             check_checkpoint_options({'logger': {key: opt['logger'].get(key)}, 'datasets': named,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from os import path as osp
 from typing import Any
 
@@ -12,45 +12,91 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from segsr_arch.clip_tower import find_pretrained
+from segsr_arch.clip_tower import check_tower
 from segsr_arch.options import EncoderOptions, LocalizationOptions, OptionError, SemanticOptions, parse
 from segsr_arch.segsr_arch import SeGSR, backbone_options
-from segsr_arch.tensor_files import load_tensors
-from segsr_model.checks.blocks import ANY, BLOCK, TEXT, Block, optional, parameters_of
+from segsr_arch.sfem import SFEM
+from segsr_model.checks.blocks import (
+    BLOCK,
+    BOOL,
+    NUMBER,
+    TEXT,
+    Block,
+    Kind,
+    number,
+    optional,
+    parameters_of,
+    registered,
+)
+from segsr_model.files import read_weights
+from segsr_model.loading import match_weights
 
+MODERATE = number('a number below 100,000', lambda value: abs(value) < 1e5)  # else building may never end
 OURS = ('basicsr.', 'segsr_arch.')  # where the classes are that can be built for a try
 
 
-def network_problems(opt: Block) -> Iterator[str]:
-    """Problems of type, keys and weights."""
-    network = opt['network_g']
-    if network:
-        yield from network.check_type([name for name, _ in ARCH_REGISTRY], 'network')
-    yield from _keys(network)
-    yield from _weights(opt)
+def network_problems(opt: Block) -> tuple[nn.Module | None, list[str]]:
+    """The network, without values and with an untrained CLIP tower, and the problems of its options and weights.
 
-
-def build(opt: Block) -> tuple[nn.Module | None, list[str]]:
-    """The network without values and with an untrained CLIP tower, and why it cannot be built.
-
-    None without a reason: it has problems of its keys, or is a class of others that is not built for a try.
+    The network is None if its options are wrong, or if it is a class of others that is not built for a try.
     """
-    network = opt['network_g']
+    network, found = opt['network_g'], []
+    if network:
+        found += network.check_type(registered(ARCH_REGISTRY), 'network')
+    found += _keys(network)
+    net, unbuildable = _build(network)
+    return net, [*found, *unbuildable, *_tower(network), *_weights(opt, net)]
+
+
+def _build(network: Block) -> tuple[nn.Module | None, list[str]]:
+    """The network from the options that are known, and why it cannot be built."""
     cls = _class(network)
-    if cls is None or not cls.__module__.startswith(OURS) or any(_keys(network)):
+    if cls is None or not cls.__module__.startswith(OURS):
         return None, []
     options = {key: copy.deepcopy(value) for key, value in network.content.items() if key != 'type'}
-    if issubclass(cls, SeGSR) and network['semantic']:
-        options['semantic']['encoder'] = {**network['semantic']['encoder'].content, 'pretrained': None}
+    if issubclass(cls, SeGSR):
+        options = {key: value for key, value in options.items() if key in backbone_options(cls.backbone_class)}
+        options['semantic'] = _known_semantics(network['semantic'])
+        if any(Block(options).check(_kinds(cls))):
+            return None, []  # a value is wrong, which is said
+    elif any(_keys(network)):
+        return None, []
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # PyTorch's, of what is done without values
-            return _built(cls, options), []
+            net = _built(cls, options)
     except Exception as error:  # BasicSR's classes check nothing: any error comes of a wrong option
         reason = (str(error).splitlines() or [''])[0]
         if isinstance(error, OptionError) and reason.startswith('network_g'):
             return None, [reason]
         return None, [f'network_g: {cls.__name__} cannot be built from these options: {type(error).__name__}: {reason}']
+    if any(p.numel() == 0 for p in net.parameters()):
+        return None, ['network_g: its options make layers without any weights, such as of 0 channels']
+    for module in net.modules():
+        if isinstance(module, SFEM):
+            module.stores_tower = network['semantic']['encoder'].content.get('pretrained', '') is None
+    return net, []
+
+
+def _known_semantics(semantic: Block) -> dict[str, Any]:
+    """The ``semantic:`` block with an untrained tower, and the defaults instead of what is wrong."""
+    plain, encoder, localization = ({} if problem else dict(content) for problem, content in _semantic_blocks(semantic))
+    return {**plain, 'encoder': {**encoder, 'pretrained': None}, 'localization': localization}
+
+
+def _semantic_blocks(semantic: Block) -> Iterator[tuple[str, Any]]:
+    """``semantic:`` and the two blocks inside: what is wrong with each, or nothing, and its content."""
+    plain = {key: value for key, value in semantic.content.items() if key not in ('encoder', 'localization')}
+    for cls, content, where in (
+            (SemanticOptions, plain, semantic.where),
+            (EncoderOptions, semantic.content.get('encoder'), semantic['encoder'].where),
+            (LocalizationOptions, semantic.content.get('localization'), semantic['localization'].where)):
+        try:
+            parse(cls, content, where)
+        except OptionError as error:
+            yield str(error), content
+        else:
+            yield '', content or {}
 
 
 def _built(cls: type, options: dict[str, Any]) -> nn.Module:
@@ -66,7 +112,20 @@ def _built(cls: type, options: dict[str, Any]) -> nn.Module:
 
 def _class(network: Block) -> type | None:
     kind = network.get('type', TEXT)
-    return ARCH_REGISTRY.get(kind) if kind in ARCH_REGISTRY else None
+    for name in (kind, f'{kind}_basicsr'):
+        if name in ARCH_REGISTRY:
+            return ARCH_REGISTRY.get(name)
+    return None
+
+
+def _kinds(cls: type) -> dict[str, Kind]:
+    """The options of a guided network."""
+    kinds = {}
+    for each in reversed(cls.backbone_class.__mro__[:cls.backbone_class.__mro__.index(nn.Module)]):
+        if '__init__' in vars(each):
+            kinds.update({key: MODERATE if kind is NUMBER else kind for key, kind in parameters_of(each)[0].items()})
+    known = backbone_options(cls.backbone_class)
+    return {**{key: kind for key, kind in kinds.items() if key in known}, 'type': TEXT, 'semantic': optional(BLOCK)}
 
 
 def _keys(network: Block) -> Iterator[str]:
@@ -76,52 +135,42 @@ def _keys(network: Block) -> Iterator[str]:
     if not issubclass(cls, SeGSR):
         known, required, open_ = parameters_of(cls)
         if not open_:
-            yield from network.check({**dict.fromkeys(known, ANY), 'type': TEXT}, required)
+            yield from network.check({**known, 'type': TEXT}, required)
         return
-    known = backbone_options(cls.backbone_class)
-    yield from network.check({**dict.fromkeys(known, ANY), 'type': TEXT, 'semantic': optional(BLOCK)},
-                             [key for key, required in known.items() if required])
-    semantic = network['semantic']
-    plain = {key: value for key, value in semantic.content.items() if key not in ('encoder', 'localization')}
-    for options, content, where in (
-            (SemanticOptions, plain, semantic.where),
-            (EncoderOptions, semantic.get('encoder'), semantic['encoder'].where),
-            (LocalizationOptions, semantic.get('localization'), semantic['localization'].where)):
-        try:
-            parse(options, content, where)
-        except OptionError as error:
-            yield str(error)
+    required = [key for key, required in backbone_options(cls.backbone_class).items() if required]
+    yield from network.check(_kinds(cls), required)
+    yield from (problem for problem, _ in _semantic_blocks(network['semantic']) if problem)
 
 
-def _weights(opt: Block) -> Iterator[str]:
-    network, path = opt['network_g'], opt['path']
-    weights = path.get('pretrain_network_g', TEXT)
-    if not weights:
-        if not opt.get('is_train') and network.get('type') not in ('Bicubic', None):
+def _tower(network: Block) -> Iterator[str]:
+    """Problems of CLIP's weights. Those that are missing are fetched."""
+    cls, semantic = _class(network), network['semantic']
+    if cls is None or not issubclass(cls, SeGSR) or semantic.get('guidance') == 'none':
+        return
+    _, (problem, encoder), _ = _semantic_blocks(semantic)
+    if problem:
+        return  # which is said
+    try:
+        check_tower(parse(EncoderOptions, encoder, semantic['encoder'].where))
+    except OptionError as error:
+        yield str(error)
+
+
+def _weights(opt: Block, net: nn.Module | None) -> Iterator[str]:
+    path, training = opt['path'], bool(opt.get('is_train'))
+    file = path.get('pretrain_network_g', TEXT)
+    if not file:
+        if not training and opt['network_g'].get('type') not in ('Bicubic', None):
             yield 'path:pretrain_network_g is missing: the weights to test'
-    else:
-        yield from _readable(weights, bool(opt.get('is_train')))
-    cls, encoder = _class(network), network['semantic']['encoder']
-    if cls is None or not issubclass(cls, SeGSR) or network['semantic'].get('guidance') == 'none':
         return
-    model, pretrained = (encoder.content.get(key, default) for key, default in (
-        ('model', EncoderOptions.model), ('pretrained', EncoderOptions.pretrained)))
-    if isinstance(model, str) and isinstance(pretrained, str):
-        try:
-            find_pretrained(model, pretrained)
-        except OptionError as error:
-            yield str(error)
-
-
-def _readable(weights: str, training: bool) -> Iterator[str]:
-    if not osp.isfile(weights):
-        yield (f"path:pretrain_network_g: there is no weights file '{weights}'"
+    if not osp.isfile(file):
+        yield (f"path:pretrain_network_g: there is no weights file '{file}'"
                + ('' if training else '; train first, with basicsr/train.py'))
         return
     try:
-        content = load_tensors(weights, mmap=True)  # a glance is enough
+        weights, _ = read_weights(file, path.get('param_key_g', TEXT) or 'params')
+        if net is not None:
+            match_weights(net, weights, strict=path.get('strict_load_g', BOOL, True))
     except ValueError as error:
-        yield f'path:pretrain_network_g: {error}'
-    else:
-        if not isinstance(content, Mapping):
-            yield f"path:pretrain_network_g: '{weights}' holds no weights"
+        yield f"path:pretrain_network_g: {error}" if file in str(error) else (
+            f"path:pretrain_network_g: '{file}': {error}")

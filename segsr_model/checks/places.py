@@ -6,15 +6,15 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from os import path as osp
 from pathlib import Path
 
 from torch import nn
 
-from segsr_model.checks.blocks import TEXT, Block, whole
+from segsr_model.checkpoints import read_pair
+from segsr_model.checks.blocks import TEXT, Block, steps, whole
 
 LEAST = 1 << 24  # bytes that any run needs: logs and images
-COUNT = whole(1)
+COUNT, STEPS = whole(1), steps(1)
 
 
 def place_problems(opt: Block, net: nn.Module | None) -> Iterator[str]:
@@ -26,8 +26,11 @@ def place_problems(opt: Block, net: nn.Module | None) -> Iterator[str]:
     """
     training = bool(opt.get('is_train'))
     state = opt['path'].get('resume_state', TEXT)
-    if training and state and not opt.get('auto_resume') and not osp.isfile(state):
-        yield f"path:resume_state: '{state}' is missing"
+    if training and state and not opt.get('auto_resume'):
+        try:
+            read_pair(state, '', ())
+        except ValueError as error:
+            yield f'path:resume_state: {error}'
     yield from _packages(opt, training)
     folder = opt['path'].get('experiments_root' if training else 'results_root', TEXT)
     if folder:
@@ -57,7 +60,7 @@ def _bytes(opt: Block, net: nn.Module) -> int:
     """What the checkpoints of a training take: weights, their average and Adam's two moments, in fp32."""
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     averaged = bool(opt['train'].get('ema_decay'))
-    total, every = opt['train'].get('total_iter', COUNT, 1), opt['logger'].get('save_checkpoint_freq', COUNT)
+    total, every = opt['train'].get('total_iter', STEPS, 1), opt['logger'].get('save_checkpoint_freq', STEPS)
     count = total // every if every else 1
     resumed = opt.get('auto_resume') or opt['path'].get('resume_state')
     count = min(count, opt['logger'].get('keep_last', COUNT, count), 2 if resumed else count)

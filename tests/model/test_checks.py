@@ -11,7 +11,9 @@ import basicsr.utils.logger
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.utils import options as basicsr_options
 
 from segsr_model.checks import report
@@ -125,7 +127,8 @@ def changed(options, change):
 
 def no_data(problems):
     """The problems but those of files that are not there."""
-    return [problem for problem in problems if 'there is no folder' not in problem and 'no weights file' not in problem]
+    lacks = 'there is no folder', 'no weights file', 'are neither in a cache'
+    return [problem for problem in problems if not any(words in problem for words in lacks)]
 
 
 def test_options_without_problems_have_none(written):
@@ -187,6 +190,25 @@ def test_options_without_problems_have_none(written):
     ({'num_gpu': 'one'}, "num_gpu: is 'one', must be a number of GPUs, or auto"),
     ({'rows': ['IX HAT']}, "rows: 'IX HAT' should be a table"),
     ({'name': '../x'}, "name: '../x' must be a plain name"),
+    ({'datasets:train:gt_size': 32.0}, 'datasets:train:gt_size: is 32.0, must be a whole number >= 1'),
+    ({'val:metrics:psnr:crop_border': 4.0}, 'val:metrics:psnr:crop_border: is 4.0, must be a whole number >= 0'),
+    ({'val:metrics:psnr:crop_border': '4'}, "val:metrics:psnr:crop_border: is '4', must be a whole number >= 0; YAML "
+                                            'reads it as a text: write it without quotes: 4'),
+    ({'manual_seed': 5.0}, 'manual_seed: is 5.0, must be a whole number'),
+    ({'network_g:res_scale': '1e-1'}, "network_g:res_scale: is '1e-1', must be a number"),
+    ({'network_g:img_range': [1, 2]}, 'network_g:img_range: is [1, 2], must be a number'),
+    ({'network_g:num_feat': 0}, 'network_g: its options make layers without any weights'),
+    ({'network_g:num_block': 10**30}, f'network_g:num_block: is {10**30}, must be a number below 100,000'),
+    ({'network_g:semantic': {1: 2}}, "network_g:semantic: unknown option '1'; there are guidance"),
+    ({'network_g': {}}, "option 'network_g' is missing"),
+    ({'train': {}}, "option 'train' is missing"),
+    ({'train:scheduler': {}}, "train: option 'scheduler' is missing"),
+    ({'model_type': ''}, "option 'model_type' is missing"),
+    ({'datasets:train:dataroot_gt': ''}, "datasets:train: option 'dataroot_gt' is missing"),
+    ({'val:metrics': {1: {'type': 'calculate_psnr', 'crop_border': 4}}, 'logger:save_best': 'psnr'},
+     "logger:save_best: 'psnr' is not in val:metrics; there are 1"),
+    ({'datasets:val:name': ['a'], 'logger:save_best': 'psnr'}, "datasets:val:name: ['a'] must be a plain name"),
+    ({'dist_params': {'backend': 'x'}}, "dist_params:backend: is 'x', must be one of nccl, gloo"),
     # contradictions
     ({'scale': 2}, 'scale: is 2, but network_g has upscale 4'),
     ({'datasets:train:gt_size': 30}, 'datasets:train:gt_size: is 30, must be a multiple of scale, 4'),
@@ -212,10 +234,10 @@ def test_options_without_problems_have_none(written):
     ({'datasets:train:io_backend:type': 'lmdb'}, 'datasets:train: \''),
     ({'path:pretrain_network_g': 'none.pth'}, "path:pretrain_network_g: there is no weights file 'none.pth'"),
     ({'path:resume_state': 'none.state'}, "path:resume_state: 'none.state' is missing"),
-    ({'network_g:semantic:encoder:pretrained': 'none.pt'}, 
+    ({'network_g:semantic:encoder:pretrained': 'none.pt'},
      "network_g:semantic:encoder:pretrained: 'none.pt' is neither a file"),
 ])
-def test_each_problem_is_named_with_its_option(written, change, expected):
+def test_each_problem_is_named_with_its_option(written, change, expected, no_network):
     problems = problems_of(changed(written, change))
     assert [problem for problem in problems if problem.startswith(expected)], problems
     assert not any('\n' in problem for problem in problems)
@@ -228,14 +250,53 @@ def test_basicsrs_logger_is_left_to_be_set_up_by_train_py(written, monkeypatch):
     assert basicsr.utils.logger.initialized_logger == {}
 
 
-def test_a_tag_of_open_clip_is_accepted_without_a_download(written, no_network):
+def test_clip_weights_are_looked_into(written, tmp_path, no_network):
     encoder = written['network_g']['semantic']['encoder']
-    encoder.update(model='ViT-B-16', pretrained='openai')
-    assert problems_of(written) == []
-    encoder['pretrained'] = 'opneai'
+    good = encoder['pretrained']
+    encoder['pretrained'] = str(tmp_path / 'clip.pt')
+    Path(encoder['pretrained']).write_bytes(Path(good).read_bytes()[:-100])
+    problem, = problems_of(written)
+    assert problem.startswith("network_g:semantic:encoder:pretrained: cannot read weights from '")
+    encoder.update(model='ViT-B-16', pretrained='opneai')
     problem, = problems_of(written)
     assert "'opneai' is neither a file" in problem and 'ViT-B-16, which has openai' in problem
     assert no_network == []
+    encoder['pretrained'] = 'openai'
+    problem, = problems_of(written)
+    assert "the weights of ViT-B-16, tag 'openai', are neither in a cache" in problem
+
+
+def test_all_problems_of_a_network_are_named(written):
+    wrong = changed(written, {'network_g:num_units': 3, 'network_g:num_feats': 4,
+                              'network_g:semantic:encoder:lora_rnk': 3})
+    found = problems_of(wrong)
+    for start in ('network_g:num_units: 3', "network_g: unknown option 'num_feats'",
+                  "network_g:semantic:encoder: unknown option 'lora_rnk'"):
+        assert [problem for problem in found if problem.startswith(start)], found
+
+
+def test_weights_that_do_not_fit_are_named(written, tmp_path):
+    net = build_network(copy.deepcopy(written['network_g']))
+    torch.save({'params': net.state_dict()}, tmp_path / 'own.pth')
+    torch.save({'params': net.backbone.state_dict()}, tmp_path / 'stock.pth')
+    for name in ('own.pth', 'stock.pth'):
+        written['path']['pretrain_network_g'] = str(tmp_path / name)
+        assert problems_of(written) == []
+        problem, = problems_of(changed(written, {'network_g:num_feat': 24}))
+        assert problem.startswith(f"path:pretrain_network_g: '{tmp_path / name}': the weights do not fit SeGSR_EDSR")
+        assert problems_of(changed(written, {'network_g:num_feat': 24, 'path:strict_load_g': False})) == []
+
+
+def test_a_damaged_state_is_named(written, tmp_path):
+    torch.save({'epoch': 0}, tmp_path / '5.state')
+    written['path']['resume_state'] = str(tmp_path / '5.state')
+    problem, = problems_of(written)
+    assert problem == f"path:resume_state: '{tmp_path / '5.state'}' is no training state of BasicSR: it has no iter"
+
+
+def test_a_test_of_damaged_training_options_is_reported(written):
+    found = problems_of(changed(written, {'train:ema_decay': '0,99'}), test=True)
+    assert [problem for problem in found if 'no weights file' in problem]
 
 
 @pytest.mark.parametrize(('spoil', 'expected'), [
@@ -280,6 +341,7 @@ def test_lmdbs_are_compared_by_their_lists(written, tmp_path):
     data.update(dataroot_gt=str(tmp_path / 'HR.lmdb'), dataroot_lq=str(tmp_path / 'LR.lmdb'),
                 io_backend={'type': 'lmdb'})
     assert problems_of(written) == []
+    assert problems_of(changed(written, {'datasets:train:filename_tmpl': '{}x4'})) == []  # LMDBs have keys
     (tmp_path / 'LR.lmdb' / 'meta_info.txt').write_text('a.png (16,16,3) 1\nb.png (16,15,3) 1\n')
     assert 'is 64 x 64; for an LR image of 15 x 16' in problems_of(written)[0]
     for damage, said in ((b'no image', "'a' of '"), (None, 'it is not in the database')):
@@ -328,7 +390,9 @@ def test_classes_of_others_are_accepted(written, monkeypatch):
     assert problems_of(changed(written, {
         'datasets:val': {'name': 'x', 'type': 'others_dataset', 'anything': 1},
         'train:pixel_opt': {'type': 'others_loss', 'anything': 1},
-        'val:metrics:other': {'type': 'others_metric', 'anything': 1}})) == []
+        'val:metrics:other': {'type': 'others_metric', 'anything': 1}, 'find_unused_parameters': True})) == []
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, 'Mine_basicsr', type('Mine', (), {}))
+    assert problems_of(changed(written, {'datasets:val': {'name': 'x', 'type': 'Mine'}})) == []
 
 
 def test_all_problems_are_in_one_report_before_anything_is_written(written, tmp_path, monkeypatch, capsys):
@@ -394,7 +458,7 @@ def test_all_that_basicsrs_own_files_say_is_accepted(text, model, tmp_path, monk
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_what_ships_lacks_nothing_but_data(file, tmp_path, monkeypatch):
+def test_what_ships_lacks_nothing_but_data(file, monkeypatch, no_network):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: Usage(1, 1, 1 << 50))
     monkeypatch.chdir(OPTIONS.parent)
     options = compose(OPTIONS / file)[0]

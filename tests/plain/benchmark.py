@@ -11,13 +11,15 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import open_clip
 import torch
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 
-from segsr_arch.sfem import SFEM
+from segsr_arch.checkpointing import without_recomputing
+from segsr_arch.clip_tower import Tower
 from segsr_model.bench.command import cost
 from segsr_model.bench.measure import Work
 from segsr_model.files import read_options
@@ -26,13 +28,14 @@ from tests.plain.network import make_plain
 
 
 class PlainModel(SRModel):
-    """BasicSR's model as it is, around the plain network, with whole checkpoints."""
+    """BasicSR's model as it is, around the plain network, with whole checkpoints and nothing computed again."""
 
     def model_to_device(self, net):
-        for module in net.modules():
-            if isinstance(module, SFEM):
-                module.stores_tower = True
         return make_plain(super().model_to_device(net))
+
+    def optimize_parameters(self, current_iter):
+        with without_recomputing():
+            super().optimize_parameters(current_iter)
 
     def setup_optimizers(self):
         trained = [p for p in self.net_g.parameters() if p.requires_grad]
@@ -44,8 +47,19 @@ class PlainModel(SRModel):
         """Nothing."""
 
 
+def plain_tower(options):
+    """The image tower of a whole CLIP from open_clip, without a record of its weights: checkpoints hold them."""
+    clip = open_clip.create_model(options.model)
+    weights = torch.load(options.pretrained)
+    clip.visual.load_state_dict({name.removeprefix('visual.'): value for name, value in weights.items()})
+    return Tower(clip.visual.requires_grad_(False), {
+        'model': options.model, 'pretrained': options.pretrained, 'sha256': None, 'quick_gelu': False, 'heads': 12,
+        'mean': open_clip.OPENAI_DATASET_MEAN, 'std': open_clip.OPENAI_DATASET_STD})
+
+
 def build_plain(options):
-    return PlainModel(options)
+    with mock.patch('segsr_arch.sfem.load_tower', plain_tower):
+        return PlainModel(options)
 
 
 def checkpoint(options, build):
