@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.utils import options as basicsr_options
 
 from segsr_model.basicsr_mends import plain_option_file
@@ -94,7 +95,8 @@ def row(write, pairs):
                   'scheduler': {'type': 'MultiStepLR', 'milestones': [4]}, 'pixel_opt': {'type': 'L1Loss'}},
         'logger': {'print_freq': 1, 'save_checkpoint_freq': 4, 'use_tb_logger': False},
         'val': {'val_freq': 4, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}}))
-    return write('row.yml', 'include: base.yml\nname: row\nrows: [I HAT]\nnetwork_g: {type: Bicubic, upscale: 4}')
+    return write('row.yml', 'include: base.yml\nname: row\nrows: [I HAT]\nnetwork_g: '
+                 '{type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 4, num_block: 1, upscale: 4}')
 
 
 def parse(monkeypatch, *arguments, is_train=True, root='.'):
@@ -112,7 +114,7 @@ def test_train_and_test_take_the_same_row(row, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=r"row\.yml: path:pretrain_network_g: there is no weights file '.*latest"):
         parse(monkeypatch, row, is_train=False, root=tmp_path)
     weights.parent.mkdir(parents=True)
-    torch.save({}, weights)
+    torch.save({'params_ema': build_network(dict(opt['network_g'])).state_dict()}, weights)
     opt, _ = parse(monkeypatch, row, is_train=False, root=tmp_path)
     assert set(opt['datasets']) == {'val'} and opt['val']['save_img'] is True
     assert opt['path']['param_key_g'] == 'params_ema'
