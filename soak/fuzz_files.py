@@ -28,6 +28,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ['HF_HUB_OFFLINE'] = '1'  # a network_g without semantic: means CLIP's own weights, which would be fetched
+
 import segsr_arch  # isort: skip  # noqa: F401  (first: basicsr is mended before anything imports it)
 
 import cv2
