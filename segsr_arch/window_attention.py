@@ -1,8 +1,7 @@
 """Softmax attention inside windows of an image, with a learned bias: the one attention function of HAT.
 
-On a GPU it is PyTorch's fused attention. On a CPU that one has no gradient for the bias and falls back to matrices in
-full, so there the windows are worked off a few at a time, in the processor's cache, straight from and to the image;
-backward computes their matrices again instead of keeping them.
+It is PyTorch's fused attention, which has no gradient for the bias on a CPU. There backward works the windows off a few
+at a time, in the processor's cache, straight from and to the image, and computes their matrices again.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import Tensor
 
-WINDOWWISE = ('cpu',)  # types of devices where windows are worked off a few at a time
+WINDOWWISE = ('cpu',)  # types of devices where backward works windows off a few at a time
 CHUNK = 2**19  # elements of the attention matrices in work at a time: two megabytes, about a cache
 
 
@@ -35,38 +34,36 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
     Returns:
         (b, h, w, m, c).
     """
-    if q.device.type in WINDOWWISE:
-        return _Windowwise.apply(q, k, v, bias, mask)
-    rows, columns, c = q.shape[1] // isqrt(bias.shape[1]), q.shape[2] // isqrt(bias.shape[1]), q.shape[-1]
-    if mask is None:
-        heads = '(b y x) m'
-        bias = bias[None]
-    else:  # one bias for each window
-        heads = 'b (y x m)'
-        kinds = torch.tensor([kind for y in range(rows) for kind, start, end in _runs(y, rows, columns, True)
-                              for _ in range(start, end)], device=q.device)
-        bias = (bias + mask[kinds]).flatten(0, 1)[None]
+    attention = _Windowwise.apply if q.device.type in WINDOWWISE else _fused
+    return attention(q, k, v, bias, mask)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """`window_attention` by PyTorch's fused attention, which is called once for each kind of mask."""
+    channels, biases = q.shape[-1], _biases(bias, mask, q.dtype)
     # the fused kernels want a multiple of 8 channels
-    q, k, v = (F.pad(rearrange(windows, f'b y x m c i j -> {heads} (i j) c'), (0, -c % 8))
-               for windows in _windows_of(q, k, v, bias))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=c**-0.5)[..., :c]
-    return rearrange(out, f'{heads} (i j) c -> b (y i) (x j) m c', y=rows, x=columns, i=isqrt(bias.shape[-2]))
+    windows = _windows_of(*(F.pad(image, (0, -channels % 8)) for image in (q, k, v)), bias)
+    rows, columns = windows[0].shape[1:3]
+
+    def attend(rows: slice, columns: slice, kind: int) -> Tensor:
+        q, k, v = (rearrange(t[:, rows, columns], 'b y x m c i j -> (b y x) m (i j) c') for t in windows)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=biases[kind][None], scale=channels**-0.5)
+        return rearrange(out[..., :channels], '(b y x) m (i j) c -> b (y i) (x j) m c',
+                         y=rows.stop - rows.start, x=columns.stop - columns.start, i=isqrt(bias.shape[1]))
+
+    return torch.cat([
+        torch.cat([attend(slice(top, bottom), slice(left, right), 2 * last_row + last_column)
+                   for last_column, left, right in _runs(columns, mask is not None)], 2)
+        for last_row, top, bottom in _runs(rows, mask is not None)], 1)
 
 
 class _Windowwise(torch.autograd.Function):
-    """`window_attention` a few windows at a time, on the CPU."""
+    """`_fused`, with a backward that works off a few windows at a time."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias, mask)
-        out = q.new_empty(q.shape)
-        out_windows, _, _ = _windows_of(out, k, v, bias)
-        with torch.autocast('cpu', enabled=False):
-            biases, windows = _biases(bias, mask, q.dtype), _windows_of(q, k, v, bias)
-            for place, kind in _chunks(windows[0], bias, mask):
-                q_, k_, v_ = (_heads_first(t[place]) for t in windows)
-                out_windows[place] = _heads_last(torch.bmm(_weights(q_, k_, biases[kind]), v_), out_windows)
-        return out
+        return _fused(q, k, v, bias.detach(), mask)  # one with a gradient would be refused by the fused attention
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -96,15 +93,14 @@ def _windows_of(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, 
                  for image, side in ((q, stride), (k, overlap), (v, overlap)))
 
 
-def _runs(row: int, rows: int, columns: int, masked: bool) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring windows of a row that have the same kind of mask: the kind, the first, and the one after them."""
+def _runs(windows: int, masked: bool) -> Iterator[tuple[int, int, int]]:
+    """Neighbours of a row or column of windows with the same mask: whether they are the last, the first, the end."""
     if not masked:
-        yield 0, 0, columns
+        yield 0, 0, windows
         return
-    kind = 2 * (row == rows - 1)
-    if columns > 1:
-        yield kind, 0, columns - 1
-    yield kind + 1, columns - 1, columns
+    if windows > 1:
+        yield 0, 0, windows - 1
+    yield 1, windows - 1, windows
 
 
 def _chunks(windows: Tensor, bias: Tensor, mask: Tensor | None) -> Iterator[tuple[tuple[int, int, slice], int]]:
@@ -112,10 +108,11 @@ def _chunks(windows: Tensor, bias: Tensor, mask: Tensor | None) -> Iterator[tupl
     size = max(1, CHUNK // bias.numel())
     samples, rows, columns = windows.shape[:3]
     for sample in range(samples):
-        for row in range(rows):
-            for kind, start, end in _runs(row, rows, columns, mask is not None):
-                for i in range(start, end, size):
-                    yield (sample, row, slice(i, min(i + size, end))), kind
+        for last_row, top, bottom in _runs(rows, mask is not None):
+            for last_column, left, right in _runs(columns, mask is not None):
+                for row in range(top, bottom):
+                    for i in range(left, right, size):
+                        yield (sample, row, slice(i, min(i + size, right))), 2 * last_row + last_column
 
 
 def _biases(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
