@@ -127,6 +127,20 @@ def test_mixed_precision_stays_close(build, name, guidance):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_mixed_precision_costs_less_than_a_hundredth_of_a_decibel(build, name):
+    """As the networks start: their images have the range of real ones."""
+    net, lr = build(name, fresh=True, upscale=4), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        full = net(lr)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            mixed = net(lr).float()
+    hr = full + 0.03 * torch.randn_like(full)  # about 30 dB
+    single, half = (-10 * (sr - hr).square().mean().log10() for sr in (full, mixed))
+    assert (mixed - full).abs().max() > 0
+    assert abs(single - half) < 0.01
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_double_precision(build, name):
     """Dtype comes from the input: nothing inside is tied to float32."""
     net, lr = build(name), torch.rand(1, 3, 7, 9)
