@@ -59,10 +59,15 @@ def test_values_and_gradients_are_those_of_full_matrices(chunk, overlap, masked,
 
 @pytest.mark.parametrize(('overlap', 'masked', 'columns'), CASES)
 def test_the_gpus_way_gives_the_same(overlap, masked, columns, monkeypatch):
-    tensors = inputs(overlap, masked, columns)
-    expected = window_attention(*tensors)
+    *tensors, mask = inputs(overlap, masked, columns)
+    expected = window_attention(*tensors, mask)
     monkeypatch.setattr(module, 'WINDOWWISE', ())
-    torch.testing.assert_close(window_attention(*tensors), expected, atol=1e-6, rtol=1e-5)
+    out = window_attention(*tensors, mask)
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
+    direction = torch.randn_like(out)
+    gradients, wanted = (torch.autograd.grad((each * direction).sum(), tensors) for each in (out, expected))
+    for ours, theirs in zip(gradients, wanted):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_strided_inputs_and_half_precision():
