@@ -19,7 +19,7 @@ from torchvision.ops import StochasticDepth
 
 from segsr_arch.checkpointing import recomputed
 from segsr_arch.padding import pad_to_multiple
-from segsr_arch.window_attention import window_attention
+from segsr_arch.window_attention import window_attention, windows_of
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
 UPSAMPLE_FEAT = 64  # channels of the reconstruction part
@@ -136,15 +136,13 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        qkv, mask = self.qkv(x), None
-        if self.shift:
-            qkv = torch.roll(qkv, (-self.shift, -self.shift), (1, 2))
-            mask = shift_mask(self.window_size, self.shift, x.device)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(3)
-        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index), mask).flatten(3)
-        if self.shift:
-            out = torch.roll(out, (self.shift, self.shift), (1, 2))
-        return self.proj_drop(self.proj(out))
+        windows = windows_of(*x.shape[:3], self.window_size, self.shift, x.device)
+        mask = shift_mask(self.window_size, self.shift, x.device) if self.shift else None
+        qkv = recomputed(lambda x: self.qkv(windows.cut(x)), x)  # without a second copy of x for backward
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        out = window_attention(
+            q, k, v, position_bias(self.relative_position_bias_table, index), mask, windows.counts).flatten(2)
+        return self.proj_drop(windows.join(self.proj(out), x))
 
 
 class HAB(FeedForward):
@@ -185,12 +183,15 @@ class OCAB(FeedForward):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), 0.0)
 
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        (_, h, w, _), margin = x.shape, (self.overlap - self.window_size) // 2
-        qkv = F.pad(self.qkv(self.norm1(x)), (0, 0, margin, margin, margin, margin))
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(3)
-        q = q[:, margin:margin + h, margin:margin + w]
-        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index)).flatten(3)
-        x = x + self.proj(out)
+        windows = windows_of(*x.shape[:3], self.window_size, 0, x.device)
+        margin = (self.overlap - self.window_size) // 2
+        q, kv = self.qkv(self.norm1(x)).tensor_split((x.shape[-1],), -1)
+        q = windows.cut(q).unflatten(-1, (self.num_heads, -1))
+        kv = F.pad(kv, (0, 0, margin, margin, margin, margin)).unflatten(-1, (2, self.num_heads, -1))
+        k, v = (kv.unfold(1, self.overlap, self.window_size).unfold(2, self.overlap, self.window_size)
+                .permute(3, 0, 1, 2, 6, 7, 4, 5))
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index)).flatten(2)
+        x = x + windows.join(self.proj(out), x)
         return x + self.feed_forward(x)
 
 

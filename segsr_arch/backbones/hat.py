@@ -21,7 +21,8 @@ class HATBackbone(HAT):
     head = HAT.shallow
 
     def unit(self, i: int, feat: torch.Tensor) -> torch.Tensor:
-        x = self.embed(feat) if i == 0 else feat.permute(0, 2, 3, 1)
+        # a guidance leaves features in the other layout, with which each norm would copy them
+        x = self.embed(feat) if i == 0 else feat.permute(0, 2, 3, 1).contiguous()
         for j in self.units[i]:
             x = self.group(j, x)
         return x.permute(0, 3, 1, 2)

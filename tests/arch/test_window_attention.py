@@ -8,86 +8,111 @@ import torch
 from segsr_arch import window_attention as module
 from segsr_arch.hat_arch import HAT, shift_mask
 from segsr_arch.segsr_arch import SeGSR_HAT
-from segsr_arch.window_attention import window_attention
+from segsr_arch.window_attention import window_attention, windows_of
 from tests.conftest import SMALL
-from tests.plain.network import make_plain, mask_of, windows_of
+from tests.plain import network as plain_network
+from tests.plain.network import make_plain, mask_of
 
-SIDE = 2
+CPU = torch.device('cpu')
+WINDOWS = 5
 
 
-def full_matrices(q, k, v, bias, mask=None):
+def full_matrices(q, k, v, bias, mask=None, counts=()):
     """The definition, in float64."""
     q, k, v, bias = (t.double() for t in (q, k, v, bias))
-    (_, h, w, _, _), side, overlap = q.shape, SIDE, int(bias.shape[-1]**0.5)
-    out = torch.zeros_like(q)
-    for y in range(0, h, side):
-        for x in range(0, w, side):
-            q_ = q[:, y:y + side, x:x + side].flatten(1, 2)
-            k_, v_ = (t[:, y:y + overlap, x:x + overlap].flatten(1, 2) for t in (k, v))
-            scores = torch.einsum('bnmc,blmc->bmnl', q_, k_) / q.shape[-1]**0.5 + bias
-            if mask is not None:
-                scores = scores + mask[2 * (y + side == h) + (x + side == w)]
-            attended = torch.einsum('bmnl,blmc->bnmc', scores.softmax(-1), v_).unflatten(1, (side, side))
-            out = out.index_put((torch.arange(2)[:, None, None], torch.arange(y, y + side)[:, None],
-                                 torch.arange(x, x + side)), attended)
-    return out
+    k, v = (t.reshape(len(q), -1, *q.shape[2:]) for t in (k, v))
+    scores = torch.einsum('wnmc,wlmc->wmnl', q, k) / q.shape[-1]**0.5 + bias
+    if mask is not None:
+        scores = scores + mask.repeat_interleave(torch.tensor(counts), 0)
+    return torch.einsum('wmnl,wlmc->wnmc', scores.softmax(-1), v)
 
 
-def inputs(overlap=3, masked=False, columns=3):
-    q, k, v = (torch.randn(2, 4 + o, SIDE * columns + o, 2, 5, requires_grad=True)
-               for o in (0, overlap - SIDE, overlap - SIDE))
-    bias = torch.randn(2, SIDE**2, overlap**2, requires_grad=True)
-    return q, k, v, bias, torch.randn(4, 1, SIDE**2, overlap**2) if masked else None
+def inputs(keys=4, counts=(), overlapping=False):
+    """Five windows of four queries of two heads with five channels, and what is added to their products."""
+    q, k, v = (torch.randn(WINDOWS, n, 2, 5, requires_grad=True) for n in (4, keys, keys))
+    if overlapping:  # two of three neighbouring rows of ``keys / 2`` pixels
+        k, v = (torch.randn(WINDOWS + 1, keys // 2, 2, 5, requires_grad=True) for _ in range(2))
+    bias = torch.randn(2, 4, keys, requires_grad=True)
+    return q, k, v, bias, torch.randn(len(counts), 1, 4, keys) if counts else None
 
 
-CASES = [(2, False, 3), (2, True, 3), (2, True, 1), (3, False, 3), (4, True, 3)]
+def seen(tensors, overlapping):
+    """The tensors as attention gets them: keys and values perhaps as overlapping views."""
+    q, k, v, bias = tensors
+    return (q, *(t.unfold(0, 2, 1).permute(0, 4, 1, 2, 3) if overlapping else t for t in (k, v)), bias)
 
 
-@pytest.mark.parametrize(('overlap', 'masked', 'columns'), CASES)
+def assert_same_gradients(out, expected, tensors):
+    direction = torch.randn_like(out)
+    ours, wanted = (torch.autograd.grad((each * direction).sum(), tensors) for each in (out, expected))
+    for gradient, other in zip(ours, wanted):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-4)
+
+
+CASES = [(4, (), False), (9, (), False), (6, (), True), (4, (1, 2, 1, 1), False), (4, (0, 4, 0, 1), False),
+         (6, (3, 2), True)]
+
+
+@pytest.mark.parametrize(('keys', 'counts', 'overlapping'), CASES)
 @pytest.mark.parametrize('chunk', [1, 2 * 4 * 9 * 2, 2**19])
-def test_values_and_gradients_are_those_of_full_matrices(chunk, overlap, masked, columns, monkeypatch):
+def test_values_and_gradients_are_those_of_full_matrices(chunk, keys, counts, overlapping, monkeypatch):
     monkeypatch.setattr(module, 'CHUNK', chunk)
-    *tensors, mask = inputs(overlap, masked, columns)
-    out, expected = window_attention(*tensors, mask), full_matrices(*tensors, mask)
+    *tensors, mask = inputs(keys, counts, overlapping)
+    out, expected = (attention(*seen(tensors, overlapping), mask, counts)
+                     for attention in (window_attention, full_matrices))
     torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=1e-5)
-    direction = torch.randn_like(out)
-    gradients = torch.autograd.grad((out * direction).sum(), tensors)
-    wanted = torch.autograd.grad((expected * direction).sum(), tensors)
-    for ours, theirs in zip(gradients, wanted):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert_same_gradients(out, expected, tensors)
 
 
-@pytest.mark.parametrize(('overlap', 'masked', 'columns'), CASES)
-def test_the_gpus_way_gives_the_same(overlap, masked, columns, monkeypatch):
-    *tensors, mask = inputs(overlap, masked, columns)
-    expected = window_attention(*tensors, mask)
+@pytest.mark.parametrize(('keys', 'counts', 'overlapping'), CASES)
+def test_the_gpus_way_gives_the_same(keys, counts, overlapping, monkeypatch):
+    *tensors, mask = inputs(keys, counts, overlapping)
+    expected = window_attention(*seen(tensors, overlapping), mask, counts)
     monkeypatch.setattr(module, 'WINDOWWISE', ())
-    out = window_attention(*tensors, mask)
+    out = window_attention(*seen(tensors, overlapping), mask, counts)
     torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
-    direction = torch.randn_like(out)
-    gradients, wanted = (torch.autograd.grad((each * direction).sum(), tensors) for each in (out, expected))
-    for ours, theirs in zip(gradients, wanted):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert_same_gradients(out, expected, tensors)
 
 
 def test_strided_inputs_and_half_precision():
-    q, k, v = torch.randn(2, 4, 6, 3, 2, 5).bfloat16().unbind(3)
-    bias, mask = torch.randn(2, 4, 4), torch.randn(4, 1, 4, 4)
-    out = window_attention(q, k, v, bias, mask)
+    q, k, v = torch.randn(WINDOWS, 4, 3, 2, 5).bfloat16().unbind(2)
+    bias, mask = torch.randn(2, 4, 4), torch.randn(2, 1, 4, 4)
+    out = window_attention(q, k, v, bias, mask, (2, 3))
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.double(), full_matrices(q, k, v, bias, mask), atol=0.03, rtol=0.03)
+    torch.testing.assert_close(out.double(), full_matrices(q, k, v, bias, mask, (2, 3)), atol=0.03, rtol=0.03)
 
 
-@pytest.mark.parametrize(('rows', 'columns'), [(2, 3), (1, 2), (1, 1)])
-def test_four_kinds_of_windows_make_the_shift_mask_of_any_image(rows, columns):
-    kinds = [2 * (y == rows - 1) + (x == columns - 1) for y in range(rows) for x in range(columns)]
-    mask = shift_mask(4, 2, torch.device('cpu'))[kinds, 0]
-    assert torch.equal(mask, mask_of(4 * rows, 4 * columns, 4, 2, 'cpu'))
+def test_keys_that_overlap_are_not_copied_for_backward():
+    *tensors, _ = inputs(6, (), True)
+    q, k, v, bias = seen(tensors, True)
+    saved = window_attention(q, k, v, bias).grad_fn.saved_tensors
+    for kept, given in zip(saved[1:3], tensors[1:3]):
+        assert kept.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize(('rows', 'columns'), [(2, 3), (1, 2), (3, 1), (1, 1)])
+def test_windows_are_those_of_the_plain_network_in_order_of_their_kinds(rows, columns, shift):
+    image = torch.rand(2, 4 * rows, 4 * columns, 3, requires_grad=True)
+    windows = windows_of(2, 4 * rows, 4 * columns, 4, shift, CPU)
+    cut, plain = windows.cut(image), plain_network.windows_of(image.roll((-shift, -shift), (1, 2)), 4)
+    order = (cut[:, None] == plain).all(-1).all(-1).int().argmax(1)
+    assert sorted(order.tolist()) == list(range(2 * rows * columns))
+    assert torch.equal(cut, plain[order])
+    assert torch.equal(windows.join(cut, image), image)
+    kinds = torch.arange(len(windows.counts)).repeat_interleave(torch.tensor(windows.counts))
+    if shift:
+        mask = shift_mask(4, shift, CPU)[kinds, 0]
+        assert torch.equal(mask, mask_of(4 * rows, 4 * columns, 4, shift, 'cpu').repeat(2, 1, 1)[order])
+    assert_same_gradients(cut, plain[order], [image])
+    weights = torch.rand_like(cut)
+    joined = windows.join(windows.cut(image) * weights, image)
+    assert_same_gradients(joined, image * windows.join(weights, image), [image])
 
 
 def test_windows_are_counted_row_by_row():
     image = torch.arange(8 * 12).float().view(1, 8, 12, 1)
-    assert windows_of(image, 4)[4, :, 0].min() == 4 * 12 + 4  # second row, second column
+    assert plain_network.windows_of(image, 4)[4, :, 0].min() == 4 * 12 + 4  # second row, second column
 
 
 @pytest.mark.parametrize('checkpointed', [False, True])
