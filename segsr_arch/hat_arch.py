@@ -22,6 +22,7 @@ from segsr_arch.padding import pad_to_multiple
 from segsr_arch.window_attention import window_attention, windows_of
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
+HEAD_MULTIPLE = 8  # of a head's channels, for which fused attention and matrix products are faster
 UPSAMPLE_FEAT = 64  # channels of the reconstruction part
 
 
@@ -61,6 +62,21 @@ def shift_mask(window: int, shift: int, device: torch.device) -> torch.Tensor:
     region = torch.stack([(2 * rows[:, None] + columns).flatten()
                           for rows in (none, wrapped) for columns in (none, wrapped)])
     return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
+
+
+def to_heads(qkv: nn.Linear, x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Queries, keys and values: (..., c) -> (..., 3, m, d), where zeros extend a head's channels, see HEAD_MULTIPLE."""
+    weight = qkv.weight.unflatten(0, (3, heads, -1))
+    more = -weight.shape[2] % HEAD_MULTIPLE
+    weight = F.pad(weight, (0, 0, 0, more))
+    bias = None if qkv.bias is None else F.pad(qkv.bias.unflatten(0, (3, heads, -1)), (0, more)).flatten()
+    return F.linear(x, weight.flatten(0, 2), bias).unflatten(-1, weight.shape[:3])
+
+
+def from_heads(proj: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """The linear after attention: (..., m, d), extended as by `to_heads`, -> (..., c)."""
+    weight = proj.weight.unflatten(1, (x.shape[-2], -1))
+    return F.linear(x.flatten(-2), F.pad(weight, (0, x.shape[-1] - weight.shape[2])).flatten(1), proj.bias)
 
 
 class ChannelAttention(nn.Module):
@@ -129,6 +145,7 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, window_size: int, shift: int, qkv_bias: bool, drop: float):
         super().__init__()
         self.num_heads, self.window_size, self.shift = num_heads, window_size, shift
+        self.scale = (dim // num_heads)**-0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -138,11 +155,11 @@ class WindowAttention(nn.Module):
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         windows = windows_of(*x.shape[:3], self.window_size, self.shift, x.device)
         mask = shift_mask(self.window_size, self.shift, x.device) if self.shift else None
-        qkv = recomputed(lambda x: self.qkv(windows.cut(x)), x)  # without a second copy of x for backward
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        out = window_attention(
-            q, k, v, position_bias(self.relative_position_bias_table, index), mask, windows.counts).flatten(2)
-        return self.proj_drop(windows.join(self.proj(out), x))
+        # without a second copy of x for backward
+        q, k, v = recomputed(lambda x: to_heads(self.qkv, windows.cut(x), self.num_heads), x).unbind(2)
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index), mask, windows.counts,
+                               scale=self.scale)
+        return self.proj_drop(windows.join(from_heads(self.proj, out), x))
 
 
 class HAB(FeedForward):
@@ -173,6 +190,7 @@ class OCAB(FeedForward):
                  qkv_bias: bool):
         super().__init__()
         self.num_heads, self.window_size = num_heads, window_size
+        self.scale = (dim // num_heads)**-0.5
         self.overlap = overlap_window(window_size, overlap_ratio)
         self.relative_position_bias_table = nn.Parameter(torch.empty((window_size + self.overlap - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -185,13 +203,14 @@ class OCAB(FeedForward):
     def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         windows = windows_of(*x.shape[:3], self.window_size, 0, x.device)
         margin = (self.overlap - self.window_size) // 2
-        q, kv = self.qkv(self.norm1(x)).tensor_split((x.shape[-1],), -1)
-        q = windows.cut(q).unflatten(-1, (self.num_heads, -1))
-        kv = F.pad(kv, (0, 0, margin, margin, margin, margin)).unflatten(-1, (2, self.num_heads, -1))
+        q, kv = to_heads(self.qkv, self.norm1(x), self.num_heads).tensor_split((1,), 3)
+        q = windows.cut(q.flatten(3)).unflatten(-1, (self.num_heads, -1))
+        kv = F.pad(kv, (0, 0, 0, 0, 0, 0, margin, margin, margin, margin))
         k, v = (kv.unfold(1, self.overlap, self.window_size).unfold(2, self.overlap, self.window_size)
                 .permute(3, 0, 1, 2, 6, 7, 4, 5))
-        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index)).flatten(2)
-        x = x + windows.join(self.proj(out), x)
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index),
+                               scale=self.scale)
+        x = x + windows.join(from_heads(self.proj, out), x)
         return x + self.feed_forward(x)
 
 

@@ -70,7 +70,7 @@ class _Reordered(torch.autograd.Function):
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None = None,
-                     counts: Sequence[int] = ()) -> Tensor:
+                     counts: Sequence[int] = (), scale: float | None = None) -> Tensor:
     """Softmax attention inside each window.
 
     Args:
@@ -80,25 +80,24 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
         bias: (m, n, l), added to the scaled products.
         mask: (kinds, 1, n, l), added too.
         counts: the windows of each kind, where there is a mask.
+        scale: of the products; None: 1 / sqrt(c).
 
     Returns:
         (windows, n, m, c).
     """
     attention = _Windowwise.apply if q.device.type in WINDOWWISE else _fused
-    return attention(q, k, v, bias, mask, tuple(counts))
+    return attention(q, k, v, bias, mask, tuple(counts), q.shape[-1]**-0.5 if scale is None else scale)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, counts: tuple[int, ...]) -> Tensor:
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, counts: tuple[int, ...],
+           scale: float) -> Tensor:
     """`window_attention` by PyTorch's fused attention, which is called once for each kind of mask."""
-    channels = q.shape[-1]
     k, v = (t.reshape(len(q), -1, *q.shape[2:]) for t in (k, v))
-    if q.device.type != 'cpu' and channels % 8:  # a GPU's fused kernels want a multiple of 8 channels
-        q, k, v = (F.pad(t, (0, -channels % 8)) for t in (q, k, v))
-    outs = [F.scaled_dot_product_attention(*(t[windows].transpose(1, 2) for t in (q, k, v)), attn_mask=bias[None],
-                                           scale=channels**-0.5)
-            for windows, bias in _kinds(bias, mask, counts, len(q), q.dtype)]
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    outs = [F.scaled_dot_product_attention(q[some], k[some], v[some], attn_mask=added[None], scale=scale)
+            for some, added in _kinds(bias, mask, counts, len(q), q.dtype)]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    return out.transpose(1, 2)[..., :channels]
+    return out.transpose(1, 2)
 
 
 class _Windowwise(torch.autograd.Function):
@@ -106,15 +105,15 @@ class _Windowwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None,
-                counts: tuple[int, ...]) -> Tensor:
+                counts: tuple[int, ...], scale: float) -> Tensor:
         ctx.save_for_backward(q, k, v, bias, mask)
-        ctx.counts = counts
-        return _fused(q, k, v, bias.detach(), mask, counts)  # the fused attention refuses one with a gradient
+        ctx.counts, ctx.scale = counts, scale
+        return _fused(q, k, v, bias.detach(), mask, counts, scale)  # the fused attention refuses one with a gradient
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, mask = ctx.saved_tensors
-        shape, scale, size = k.shape, q.shape[-1]**-0.5, max(1, CHUNK // bias.numel())
+        shape, scale, size = k.shape, ctx.scale, max(1, CHUNK // bias.numel())
         k, v = (t.reshape(len(q), -1, *q.shape[2:]) for t in (k, v))
         d_q, d_k, d_v = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         d_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
@@ -122,7 +121,7 @@ class _Windowwise(torch.autograd.Function):
             for start in range(windows.start, windows.stop, size):
                 some = slice(start, min(start + size, windows.stop))
                 q_, k_, v_, d_out_ = (_heads_first(t[some]) for t in (q, k, v, d_out))
-                weights = _weights(q_, k_, added)
+                weights = _weights(q_, k_, added, scale)
                 d_weights = torch.bmm(d_out_, v_.transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
                 d_bias += d_scores if len(d_scores) == len(bias) else d_scores.view(-1, *bias.shape).sum(0)
@@ -130,7 +129,7 @@ class _Windowwise(torch.autograd.Function):
                                  (d_k, torch.bmm(d_scores.transpose(1, 2), q_).mul_(scale)),
                                  (d_v, torch.bmm(weights.transpose(1, 2), d_out_))):
                     t[some] = value.view(-1, len(bias), *value.shape[1:]).transpose(1, 2)
-        return d_q, d_k.view(shape), d_v.view(shape), d_bias.to(bias.dtype), None, None
+        return d_q, d_k.view(shape), d_v.view(shape), d_bias.to(bias.dtype), None, None, None
 
 
 def _kinds(bias: Tensor, mask: Tensor | None, counts: tuple[int, ...], windows: int,
@@ -149,8 +148,8 @@ def _heads_first(windows: Tensor) -> Tensor:
     return windows.transpose(1, 2).flatten(0, 1)
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """Softmax of the scaled products and the bias: (w m, n, c), (w m, l, c), (m, n, l) -> (w m, n, l)."""
+def _weights(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Softmax of the scaled products plus the bias: (w m, n, c), (w m, l, c), (m, n, l) -> (w m, n, l)."""
     bias = bias if len(bias) == len(q) else bias.repeat(len(q) // len(bias), 1, 1)
-    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1]**-0.5)
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
     return torch.softmax(scores, -1, out=scores)

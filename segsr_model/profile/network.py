@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from segsr_arch import hat_arch
 from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
 
@@ -129,14 +130,19 @@ def count_multiply_adds(net: nn.Module, lr: torch.Tensor) -> int:
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Attention as matrix products, which the counter knows; its formulas have gaps for the fused ones on a CPU."""
-    flash = torch.backends.cuda.flash_sdp_enabled()
+    """Attention as matrix products, which the counter knows; its formulas have gaps for the fused ones on a CPU.
+
+    HAT's heads are as wide as the network says, without the zeros that make them faster.
+    """
+    flash, multiple = torch.backends.cuda.flash_sdp_enabled(), hat_arch.HEAD_MULTIPLE
     torch.backends.cuda.enable_flash_sdp(False)  # the CPU's too
+    hat_arch.HEAD_MULTIPLE = 1
     try:
         with BaseTorchFunctionMode():  # any function mode keeps nn.MultiheadAttention off its fused path
             yield
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)
+        hat_arch.HEAD_MULTIPLE = multiple
 
 
 def reset_peak_memory(device: str) -> None:

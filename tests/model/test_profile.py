@@ -1,6 +1,7 @@
 """segsr profile: parameters and multiply-adds equal their formulas, time and memory are measured."""
 
 import csv
+import functools
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 import yaml
 from torch import nn
 
+from segsr_arch import hat_arch
+from segsr_arch.hat_arch import WindowAttention, position_index, to_heads
 from segsr_model.cli import main
 from segsr_model.profile.network import Workload, build, count_multiply_adds, measure, profile
 
@@ -34,6 +37,16 @@ def test_multiply_adds_equal_the_formula(net, shape, expected):
     for frozen in (False, True):
         assert count_multiply_adds(net.requires_grad_(not frozen), torch.rand(shape)) == expected
     assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_multiply_adds_of_hats_attention_are_those_of_heads_without_the_zeros_that_extend_them():
+    attention, index = WindowAttention(12, 2, 4, 2, True, 0.0), position_index(4, 4)
+    width = 6 + -6 % hat_arch.HEAD_MULTIPLE
+    assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape == (5, 3, 2, width) and width > 6
+    attention.forward = functools.partial(attention.forward, index=index)
+    pixels = 8 * 12  # six windows of 16
+    assert count_multiply_adds(attention, torch.rand(1, 8, 12, 12)) == pixels * (4 * 12 * 12 + 2 * 16 * 12)
+    assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape[-1] == width
 
 
 @pytest.mark.parametrize('rank', [0, 4])
