@@ -8,7 +8,6 @@ convolution sees it as a channels-last (b, c, h, w) view. No token lists, no cop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,7 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from segsr_arch.checkpointing import recomputed
 from segsr_arch.padding import pad_to_multiple
-from segsr_arch.window_attention import window_attention, windows_of
+from segsr_arch.window_attention import Windows, window_attention, windows_of
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
 HEAD_MULTIPLE = 8  # of a head's channels, for which fused attention and matrix products are faster
@@ -49,19 +48,6 @@ def position_bias(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Bias of each head for each pair of pixels: table (positions, m), index (n, l) -> (m, n, l)."""
     places = (index % len(table)).flatten().expand(table.shape[1], -1)  # an index may be negative, see position_index
     return table.T.gather(1, places).unflatten(1, index.shape)
-
-
-@lru_cache(maxsize=8)
-def shift_mask(window: int, shift: int, device: torch.device) -> torch.Tensor:
-    """What a cyclic shift must not connect: (4, 1, window², window²), 0 inside a region and -100 across.
-
-    The four kinds of windows are those away from the image's end, in the last column, in the last row, and in both.
-    """
-    wrapped = (torch.arange(window, device=device) >= window - shift).long()
-    none = torch.zeros_like(wrapped)
-    region = torch.stack([(2 * rows[:, None] + columns).flatten()
-                          for rows in (none, wrapped) for columns in (none, wrapped)])
-    return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
 
 
 def to_heads(qkv: nn.Linear, x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -152,13 +138,11 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        windows = windows_of(*x.shape[:3], self.window_size, self.shift, x.device)
-        mask = shift_mask(self.window_size, self.shift, x.device) if self.shift else None
+    def forward(self, x: torch.Tensor, index: torch.Tensor, windows: Windows) -> torch.Tensor:
         # without a second copy of x for backward
         q, k, v = recomputed(lambda x: to_heads(self.qkv, windows.cut(x), self.num_heads), x).unbind(2)
-        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index), mask, windows.counts,
-                               scale=self.scale)
+        out = window_attention(q, k, v, position_bias(self.relative_position_bias_table, index), windows.mask,
+                               windows.counts, self.scale)
         return self.proj_drop(windows.join(from_heads(self.proj, out), x))
 
 
@@ -176,10 +160,10 @@ class HAB(FeedForward):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
-    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, index: torch.Tensor, windows: Windows) -> torch.Tensor:
         y = self.norm1(x)
         conv = self.conv_block(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = (x + self.drop_path(self.attn(y, index))).add_(conv)
+        x = (x + self.drop_path(self.attn(y, index, windows))).add_(conv)
         return x + self.drop_path(self.feed_forward(x))
 
 
@@ -200,8 +184,7 @@ class OCAB(FeedForward):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), 0.0)
 
-    def forward(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        windows = windows_of(*x.shape[:3], self.window_size, 0, x.device)
+    def forward(self, x: torch.Tensor, index: torch.Tensor, windows: Windows) -> torch.Tensor:
         margin = (self.overlap - self.window_size) // 2
         q, kv = to_heads(self.qkv, self.norm1(x), self.num_heads).tensor_split((1,), 3)
         q = windows.cut(q.flatten(3)).unflatten(-1, (self.num_heads, -1))
@@ -229,9 +212,12 @@ class AttentionBlocks(nn.Module):
         self.use_checkpoint = use_checkpoint
 
     def forward(self, x: torch.Tensor, index: torch.Tensor, overlap_index: torch.Tensor) -> torch.Tensor:
-        for block, i in [*((block, index) for block in self.blocks), (self.overlap_attn, overlap_index)]:
+        windows = {shift: windows_of(x, self.overlap_attn.window_size, shift)
+                   for shift in {0, *(block.attn.shift for block in self.blocks)}}
+        for block, *how in [*((block, index, windows[block.attn.shift]) for block in self.blocks),
+                            (self.overlap_attn, overlap_index, windows[0])]:
             block.recompute = not self.use_checkpoint
-            x = recomputed(block, x, i, when=self.use_checkpoint)
+            x = recomputed(block, x, *how, when=self.use_checkpoint)
         return x
 
 

@@ -7,7 +7,6 @@ at a time, in the processor's cache, and computes their matrices again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,45 +14,65 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 WINDOWWISE = ('cpu',)  # types of devices where backward works off a few windows at a time
 CHUNK = 2**19  # elements of the attention matrices in work at a time: two megabytes, about a cache
 
 
 class Windows(NamedTuple):
-    """How images of one size are cut into windows, which are ordered by their kind.
+    """How an image is cut into windows, which are ordered by their kind.
 
     The kinds are, after a cyclic shift, the windows away from the image's end, in the last column, in the last row, and
     in both; without one there is one kind.
 
     Attributes:
-        pixels: (b h w,) which pixel of the images is at each place of the windows.
-        places: (b h w,) the inverse.
+        pixels: (windows, n) int64, which of all images' pixels a window's n pixels are.
+        places: (b h w,) int64, the inverse: at which place of all windows a pixel is.
         counts: the windows of each kind.
+        mask: (4, 1, n, n) for each kind, what a shift must not connect: 0 inside a region and -100 across. None: no
+            shift.
     """
 
     pixels: Tensor
     places: Tensor
     counts: tuple[int, ...]
+    mask: Tensor | None
 
     def cut(self, image: Tensor) -> Tensor:
-        """(b, h, w, c) -> (windows, n, c), for the n pixels of a window."""
-        return _Reordered.apply(image.flatten(0, 2), self.pixels, self.places).unflatten(0, (sum(self.counts), -1))
+        """(b, h, w, c) -> (windows, n, c)."""
+        pixels = self.pixels.flatten()
+        return _Reordered.apply(image.flatten(0, 2), pixels, self.places).unflatten(0, self.pixels.shape)
 
     def join(self, windows: Tensor, image: Tensor) -> Tensor:
         """(windows, n, c) -> (b, h, w, c), where b, h and w are those of ``image``."""
-        return _Reordered.apply(windows.flatten(0, 1), self.places, self.pixels).unflatten(0, image.shape[:3])
+        pixels = self.pixels.flatten()
+        return _Reordered.apply(windows.flatten(0, 1), self.places, pixels).unflatten(0, image.shape[:3])
 
 
-@lru_cache(maxsize=8)
-def windows_of(samples: int, height: int, width: int, side: int, shift: int, device: torch.device) -> Windows:
-    """`Windows` of ``side`` x ``side`` pixels, a divisor of height and width, after a cyclic ``shift``."""
-    image = torch.arange(samples * height * width, device=device).view(samples, height, width)
-    windows = rearrange(image.roll((-shift, -shift), (1, 2)), 'b (y i) (x j) -> b y x i j', i=side, j=side)
+def windows_of(image: Tensor, side: int, shift: int) -> Windows:
+    """`Windows` of ``side`` x ``side`` pixels after a cyclic ``shift``.
+
+    Args:
+        image: (b, h, w, c), of which only size and device matter; ``side`` divides h and w.
+    """
+    pixels = torch.arange(image[..., 0].numel(), device=image.device).view(image.shape[:3])
+    windows = rearrange(pixels.roll((-shift, -shift), (1, 2)), 'b (y i) (x j) -> b y x (i j)', i=side, j=side)
     kinds = [windows] if not shift else [
         windows[:, rows, columns] for rows in (slice(-1), slice(-1, None)) for columns in (slice(-1), slice(-1, None))]
-    pixels = torch.cat([kind.flatten() for kind in kinds])
-    return Windows(pixels, pixels.argsort(), tuple(kind.numel() // side**2 for kind in kinds))
+    kinds = [kind.flatten(0, 2) for kind in kinds]
+    pixels = torch.cat(kinds)
+    return Windows(pixels, pixels.flatten().argsort(), tuple(len(kind) for kind in kinds),
+                   _shift_mask(side, shift, image.device) if shift else None)
+
+
+def _shift_mask(side: int, shift: int, device: torch.device) -> Tensor:
+    """`Windows.mask`."""
+    wrapped = (torch.arange(side, device=device) >= side - shift).long()
+    none = torch.zeros_like(wrapped)
+    region = torch.stack([(2 * rows[:, None] + columns).flatten()
+                          for rows in (none, wrapped) for columns in (none, wrapped)])
+    return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
 
 
 class _Reordered(torch.autograd.Function):
@@ -111,6 +130,7 @@ class _Windowwise(torch.autograd.Function):
         return _fused(q, k, v, bias.detach(), mask, counts, scale)  # the fused attention refuses one with a gradient
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, mask = ctx.saved_tensors
         shape, scale, size = k.shape, ctx.scale, max(1, CHUNK // bias.numel())

@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 from spandrel.architectures.HAT import HATArch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from segsr_arch.checkpointing import without_recomputing
 from segsr_arch.hat_arch import HAT, position_index
+from segsr_arch.window_attention import windows_of
 
 CONFIGS = ['hat_x4_w8', 'hat_x2_w4_resi_identity']
 SMALL = {'img_size': 8, 'embed_dim': 12, 'depths': [2, 2], 'num_heads': [2, 3], 'window_size': 4,
@@ -55,7 +58,8 @@ def test_keys_shapes_and_size_of_the_official_x4(manifest):
 @pytest.mark.parametrize('changes', [
     {'upscale': 3}, {'upscale': 8}, {'upscale': 2, 'qkv_bias': False}, {'upscale': 4, 'ape': True},
     {'upscale': 2, 'patch_norm': False}, {'upscale': 3, 'window_size': 6, 'overlap_ratio': 1, 'img_size': 12},
-    {'upscale': 2, 'resi_connection': 'identity', 'in_chans': 4}])
+    {'upscale': 2, 'resi_connection': 'identity', 'in_chans': 4},
+    {'upscale': 2, 'window_size': 5, 'overlap_ratio': 0.4, 'img_size': 10}])
 def test_equals_spandrels(changes):
     net = small(**changes)
     other = HATArch().load(copy.deepcopy(net.state_dict())).model.eval()
@@ -151,13 +155,26 @@ def test_every_parameter_gets_a_gradient(changes):
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_can_be_trained_after_inference_mode():
-    """What is cached while testing must be of use in training."""
+def test_can_be_trained_after_inference_mode_and_on_fake_tensors():
+    """Nothing is left over from one call for the next."""
     net, lr = small(), torch.rand(1, 3, 24, 20)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net(torch.rand(1, 3, 24, 20))
     with torch.inference_mode():
         net(lr)
     net(lr).mean().backward()
-    assert net.conv_first.weight.grad.any()
+    assert type(net.conv_first.weight.grad) is torch.Tensor and net.conv_first.weight.grad.any()
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:.*torch.jit.*:FutureWarning')
+@pytest.mark.parametrize('grad', [False, True])
+def test_can_be_traced_and_exported(grad):
+    """As fvcore does to count operations, and as those do who take a network elsewhere."""
+    net, lr = small(depths=[2], num_heads=[2]), torch.rand(1, 3, 8, 12)
+    expected = net(lr)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(torch.jit.trace(net, lr, check_trace=False)(lr), expected)
+        torch.testing.assert_close(torch.export.export(net, (lr,)).module()(lr), expected)
 
 
 def test_stochastic_depth_and_dropout_act_in_training_only():
@@ -168,6 +185,53 @@ def test_stochastic_depth_and_dropout_act_in_training_only():
     assert not torch.equal(net(lr), net(lr))
     paths = [block.drop_path.p for layer in net.layers for block in layer.residual_group.blocks]
     assert paths == pytest.approx([0, 0.3, 0.6, 0.9])
+
+
+@pytest.mark.parametrize('changes', [{'drop_path_rate': 1.0}, {'drop_rate': 1.0}])
+def test_what_stochastic_depth_and_dropout_drop(changes):
+    """Attention and the MLP, not the convolutional path between them."""
+    net = small(**changes).train()
+    block, x = net.layers[-1].residual_group.blocks[-1], torch.rand(2, 8, 8, 12)
+    out = block(x, net.relative_position_index_SA, windows_of(x, 4, block.attn.shift))
+    conv = block.conv_block(block.norm1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(out, x + conv)
+
+
+@pytest.mark.parametrize('img_size, shifts', [(8, [0, 2]), (4, [0, 0]), (3, [0, 0])])
+def test_windows_are_shifted_where_the_training_patch_has_several(img_size, shifts):
+    layer = small(img_size=img_size).layers[0]
+    assert [block.attn.shift for block in layer.residual_group.blocks] == shifts
+
+
+def gradients(net, lr):
+    """Gradients of a training step with a fixed seed, and the bytes kept for backward."""
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        hr = net.train()(lr)
+    hr.square().mean().backward()
+    result = [p.grad for p in net.parameters()]
+    net.zero_grad(set_to_none=True)
+    return result, sum(kept.values())
+
+
+def test_recomputing_saves_memory_and_draws_the_same_dropout():
+    net, lr = small(drop_rate=0.3, drop_path_rate=0.5), torch.rand(2, 3, 16, 16)
+    by_default, some = gradients(net, lr)
+    with without_recomputing():
+        expected, everything = gradients(net, lr)
+    for layer in net.layers:
+        layer.residual_group.use_checkpoint = True
+    checkpointed, few = gradients(net, lr)
+    assert few < 0.6 * some and some < 0.75 * everything  # 0.76 with a copy of the windows' pixels
+    for again in (by_default, checkpointed):
+        for gradient, other in zip(again, expected):
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize('query, key', [(4, 4), (4, 6), (8, 12)])

@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from segsr_arch import window_attention as module
-from segsr_arch.hat_arch import HAT, shift_mask
 from segsr_arch.segsr_arch import SeGSR_HAT
 from segsr_arch.window_attention import window_attention, windows_of
 from tests.conftest import SMALL
 from tests.plain import network as plain_network
 from tests.plain.network import make_plain, mask_of
 
-CPU = torch.device('cpu')
 WINDOWS = 5
 
 
@@ -82,6 +80,23 @@ def test_strided_inputs_and_half_precision():
     torch.testing.assert_close(out.double(), full_matrices(q, k, v, bias, mask, (2, 3)), atol=0.03, rtol=0.03)
 
 
+def test_the_bias_gets_a_gradient_summed_in_fp32(monkeypatch):
+    """In bf16, of which 256 + 1 is 256, the gradients of many windows would vanish in their sum."""
+    monkeypatch.setattr(module, 'CHUNK', 1)
+    q, k, v = torch.zeros(300, 1, 1, 8), torch.zeros(300, 2, 1, 8), torch.tensor([1.0, 0]).view(1, 2, 1, 1)
+    q, k, v = (t.bfloat16().expand(300, -1, -1, 8).contiguous() for t in (q, k, v))
+    bias = torch.zeros(1, 1, 2, dtype=torch.bfloat16, requires_grad=True)
+    window_attention(q, k, v, bias).sum().backward()  # 8 channels, of which each gives +-1/4
+    assert bias.grad.flatten().tolist() == [600, -600]
+
+
+def test_a_second_derivative_is_refused():
+    *tensors, _ = inputs()
+    first, = torch.autograd.grad(window_attention(*tensors).square().sum(), tensors[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        first.sum().backward()
+
+
 def test_keys_that_overlap_are_not_copied_for_backward():
     *tensors, _ = inputs(6, (), True)
     q, k, v, bias = seen(tensors, True)
@@ -90,20 +105,24 @@ def test_keys_that_overlap_are_not_copied_for_backward():
         assert kept.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize(('side', 'shift'), [(4, 0), (4, 2), (5, 2), (5, 0)])
 @pytest.mark.parametrize(('rows', 'columns'), [(2, 3), (1, 2), (3, 1), (1, 1)])
-def test_windows_are_those_of_the_plain_network_in_order_of_their_kinds(rows, columns, shift):
-    image = torch.rand(2, 4 * rows, 4 * columns, 3, requires_grad=True)
-    windows = windows_of(2, 4 * rows, 4 * columns, 4, shift, CPU)
-    cut, plain = windows.cut(image), plain_network.windows_of(image.roll((-shift, -shift), (1, 2)), 4)
+def test_windows_are_those_of_the_plain_network_in_order_of_their_kinds(rows, columns, side, shift):
+    height, width = side * rows, side * columns
+    image = torch.rand(2, height, width, 3, requires_grad=True)
+    windows = windows_of(image, side, shift)
+    cut, plain = windows.cut(image), plain_network.windows_of(image.roll((-shift, -shift), (1, 2)), side)
     order = (cut[:, None] == plain).all(-1).all(-1).int().argmax(1)
     assert sorted(order.tolist()) == list(range(2 * rows * columns))
     assert torch.equal(cut, plain[order])
     assert torch.equal(windows.join(cut, image), image)
-    kinds = torch.arange(len(windows.counts)).repeat_interleave(torch.tensor(windows.counts))
     if shift:
-        mask = shift_mask(4, shift, CPU)[kinds, 0]
-        assert torch.equal(mask, mask_of(4 * rows, 4 * columns, 4, shift, 'cpu').repeat(2, 1, 1)[order])
+        kinds = torch.arange(4).repeat_interleave(torch.tensor(windows.counts))
+        assert windows.mask.shape == (4, 1, side**2, side**2)  # whatever the image's size
+        expected = mask_of(height, width, side, shift, 'cpu').repeat(2, 1, 1)[order]
+        assert torch.equal(windows.mask[kinds, 0], expected)
+    else:
+        assert windows.mask is None
     assert_same_gradients(cut, plain[order], [image])
     weights = torch.rand_like(cut)
     joined = windows.join(windows.cut(image) * weights, image)
@@ -134,12 +153,3 @@ def test_the_network_equals_the_plain_one_in_outputs_and_gradients(tiny_clip, ch
         assert (p.grad is None) == (q.grad is None), name
         if p.requires_grad:
             torch.testing.assert_close(p.grad, q.grad, atol=1e-8, rtol=1e-7, msg=name)
-
-
-def test_the_memory_of_a_mask_does_not_grow_with_the_image():
-    net = HAT(**SMALL['SeGSR_HAT'], upscale=2)
-    shift_mask.cache_clear()
-    with torch.no_grad():
-        for size in (8, 16, 32):
-            net(torch.rand(1, 3, size, size))
-    assert shift_mask.cache_info().misses == 1
