@@ -50,7 +50,7 @@ setup(
         'matplotlib>=3.7',
         'numba>=0.60',
         'numpy',
-        'open_clip_torch>=2.26',
+        'open_clip_torch>=3',
         'opencv-python',
         'pillow',
         'pyyaml',

@@ -6,9 +6,8 @@ from os import path as osp
 ROOT = osp.abspath(osp.join(__file__, osp.pardir, osp.pardir))
 sys.path[0] = ROOT  # not this folder: it holds no modules, only launchers
 
+import segsr_arch  # noqa: E402, F401  isort: skip  (first, so that BasicSR is mended before anything imports it)
 from basicsr.test import test_pipeline  # noqa: E402
-
-import segsr_arch  # noqa: E402, F401  (brings in BasicSR, mended, with SeG-SR's networks and model)
 
 if __name__ == '__main__':
     test_pipeline(ROOT)

@@ -55,6 +55,11 @@ def resize_matrix(length: int, ratio: Fraction) -> Tensor:
     """
     if length < 1:
         raise ValueError('cannot resize an image with an empty side')
+    with torch.inference_mode(False):  # for use in training, whoever asks first
+        return _resize_matrix(length, ratio)
+
+
+def _resize_matrix(length: int, ratio: Fraction) -> Tensor:
     step = float(1 / ratio)
     stretch = max(step, 1.0)  # antialiasing: a wider kernel when shrinking
     out_length = math.ceil(length * ratio)

@@ -48,7 +48,7 @@ def load_tensors(path: str | Path, what: str = 'weights', *, mmap: bool = False)
 
 def _load(path: Path, mmap: bool) -> Any:
     """`torch.load`, but for what is not left to it: its two old ways of reading archives, tar and TorchScript, and a
-    tensor that says that it has more values than are in the file, which PyTorch 2.1 believes."""
+    tensor that says that it has more values than are in the file, which not every PyTorch notices."""
     with path.open('rb') as file:
         zipped = file.read(4) == b'PK\3\4'
     if tarfile.is_tarfile(path):

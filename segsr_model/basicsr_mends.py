@@ -27,7 +27,7 @@ from segsr_model.checkpoints import newest_pair, read_pair
 from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
 from segsr_model.distributed import start
-from segsr_model.option_files import OptionLoader, as_test, compose
+from segsr_model.option_files import OptionLoader, as_test, compose, read_options
 from segsr_model.paths import check_names, printable
 from segsr_model.protocol import protocol_of
 from segsr_model.resume import from_first, resume_data
@@ -143,7 +143,7 @@ def _around_parsing(parse_options):
         try:
             if path:
                 plain = plain_option_file(path, root_path, is_train)
-                content = compose(plain)[0]
+                content = read_options(plain)
                 options.init_dist = (functools.partial(_init_dist, content) if content.get('model_type') == OUR_MODEL
                                      else dist_util.init_dist)
                 sys.argv = [argument.replace(path, plain) if argument in (path, f'-opt={path}') else argument
@@ -189,7 +189,7 @@ def _around_parsing(parse_options):
 
 def _problems(path: str, root_path: str, is_train: bool) -> list[str]:
     """What is wrong with an option file of ours that BasicSR stumbles over."""
-    options = compose(path)[0]
+    options = read_options(path)
     ours = options.get('model_type') == OUR_MODEL
     return problems_of(options, test=not is_train, root_path=root_path) if ours else []
 

@@ -215,14 +215,6 @@ def newest_pair(states: str | Path, models: str | Path, networks: Iterable[str])
     return None, []
 
 
-def check_checkpoint_options(opt: Mapping[str, Any]) -> None:
-    """Check ``logger: keep_last`` and ``logger: save_best``. ValueError: says what would be right."""
-    keep = (opt.get('logger') or {}).get('keep_last')
-    if keep is not None and (type(keep) is not int or keep < 1):
-        raise ValueError(f'logger:keep_last: must be a number of checkpoints, 1 or more, not {keep!r}')
-    best_metric(opt)
-
-
 def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
     """Dataset and metric of ``logger: save_best``: a metric, of the first validation set, or ``{dataset: metric}``.
 

@@ -13,8 +13,8 @@ import torch
 
 from segsr_arch.sfem import SFEM
 from segsr_model.cli import CommandError, add_network_arguments
-from segsr_model.files import write_atomically
 from segsr_model.loading import network_from_options
+from segsr_model.outputs import write_output
 
 EXAMPLES = """example:
   segsr export -opt options/test_SeGSR_HAT_x4.yml --out SeGSR_HAT_x4.pth"""
@@ -34,14 +34,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.out.endswith('.pth'):
         raise CommandError(f"--out '{args.out}': the name must end in .pth")
     try:
-        net = network_from_options(args.opt, args.checkpoint, args.param_key, needs_weights=True)
+        net = network_from_options(args.opt, args.checkpoint, args.param_key)
     except ValueError as error:
         raise CommandError(str(error)) from None
     for module in net.modules():
         if isinstance(module, SFEM):
             module.stores_tower = True
-    try:
-        write_atomically(args.out, lambda path: torch.save({'params': net.state_dict()}, path))
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        raise CommandError(f"--out '{args.out}' cannot be written: {str(error).splitlines()[0]}") from None
+    write_output(args.out, lambda path: torch.save({'params': net.state_dict()}, path))
     return 0

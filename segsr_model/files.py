@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from segsr_arch.tensor_files import holds_numbers, load_tensors
-from segsr_model.option_files import compose
 
 
 def write_atomically(path: str | Path, write: Callable[[str], Any]) -> None:
@@ -72,15 +71,6 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
         raise ValueError(f"'{path}' holds no network's weights; its keys are {', '.join(map(str, list(content)[:5]))}")
     weights = {k[7:] if k.startswith('module.') else k: v for k, v in weights.items()}
     return weights, keys[0] if keys else None
-
-
-def read_options(path: str | Path) -> dict[str, Any]:
-    """A BasicSR option file, with the files it includes, as plain dictionaries.
-
-    Raises:
-        ValueError: no such file, or not an option file.
-    """
-    return compose(path)[0]
 
 
 def read_iterations(path: str | Path) -> int | None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
-from segsr_model.files import read_options, read_weights
+from segsr_model.files import read_weights
+from segsr_model.option_files import read_options
 
 EXTRA_STATE = '_extra_state'  # PyTorch's name of what modules save beside weights
 
@@ -115,25 +116,21 @@ def network_options(option_file: str, options: Mapping[str, Any]) -> dict[str, A
     return network
 
 
-def network_from_options(option_file: str, checkpoint: str | None = None, param_key: str | None = None, *,
-                         needs_weights: bool = False) -> nn.Module:
+def network_from_options(option_file: str, checkpoint: str | None = None, param_key: str | None = None) -> nn.Module:
     """Build the network of an option file and load its weights, for use outside of training and testing.
 
     Args:
         option_file: a BasicSR option file with ``network_g``.
         checkpoint: weights; the option file's ``path:pretrain_network_g`` if None.
         param_key: ``params`` or ``params_ema``; the option file's ``path:param_key_g`` if None.
-        needs_weights: raise if neither names weights.
 
     Raises:
-        ValueError: the option file or the checkpoint cannot be used.
+        ValueError: the option file or the checkpoint cannot be used, or neither names the weights the network has.
     """
     options = read_options(option_file)
     network = network_options(option_file, options)
     path = options.get('path') or {}
     checkpoint = checkpoint or path.get('pretrain_network_g')
-    if needs_weights and not checkpoint:
-        raise ValueError(f"'{option_file}' names no weights: give --checkpoint, or set path:pretrain_network_g")
     name = network['type']
     if name not in ARCH_REGISTRY and f'{name}_basicsr' not in ARCH_REGISTRY:
         raise ValueError(f"'{option_file}': network_g:type: BasicSR has no network '{name}'")
@@ -141,10 +138,13 @@ def network_from_options(option_file: str, checkpoint: str | None = None, param_
         net = build_network(network).eval()
     except Exception as error:  # BasicSR's own networks check nothing: any error may come of a wrong option
         raise ValueError(f"'{option_file}': {error}") from error
-    if checkpoint:
-        weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
-        try:
-            load_weights(net, weights)
-        except ValueError as error:
-            raise ValueError(f"'{checkpoint}': {error}") from None
+    if not checkpoint:
+        if any(True for _ in net.parameters()):
+            raise ValueError(f"'{option_file}' names no weights: give --checkpoint, or set path:pretrain_network_g")
+        return net
+    weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
+    try:
+        load_weights(net, weights)
+    except ValueError as error:
+        raise ValueError(f"'{checkpoint}': {error}") from None
     return net

@@ -12,10 +12,7 @@ from segsr_model import pyiqa_metric
 
 
 def check_metrics(metrics: Mapping[str, dict[str, Any]]) -> None:
-    """Raise a ValueError if a metric is unknown or cannot be computed here.
-
-    Those of pyiqa are told which values are the better ones (BasicSR's ``better``), where the option file does not say.
-    """
+    """Raise a ValueError if a metric is unknown or cannot be computed here."""
     known = sorted(metric for metric, _ in METRIC_REGISTRY)
     for name, opt in metrics.items():
         if not isinstance(opt, Mapping) or opt.get('type') not in known:
@@ -23,9 +20,16 @@ def check_metrics(metrics: Mapping[str, dict[str, Any]]) -> None:
             raise ValueError(f'val:metrics:{name}: there is no metric of type {kind!r}; there are {", ".join(known)}')
         if opt['type'] == 'calculate_pyiqa':
             try:
-                opt.setdefault('better', 'lower' if _pyiqa(opt).lower_better else 'higher')
+                _pyiqa(opt)
             except ValueError as error:
                 raise ValueError(f'val:metrics:{name}: {error}') from None
+
+
+def set_better(metrics: Mapping[str, dict[str, Any]]) -> None:
+    """Tell metrics of pyiqa which values are the better ones, BasicSR's ``better``, where the option file does not."""
+    for opt in metrics.values():
+        if opt['type'] == 'calculate_pyiqa':
+            opt.setdefault('better', 'lower' if _pyiqa(opt).lower_better else 'higher')
 
 
 def needs_ground_truth(opt: Mapping[str, Any]) -> bool:

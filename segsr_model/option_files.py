@@ -72,6 +72,12 @@ def compose(path: str | Path) -> tuple[dict[str, Any], list[Path]]:
     return options, files
 
 
+def read_options(path: str | Path) -> dict[str, Any]:
+    """The options of `compose`.
+    """
+    return compose(path)[0]
+
+
 def _merge_file(path: Path, options: dict[str, Any], files: list[Path], parents: tuple[Path, ...]) -> None:
     if any(osp.realpath(path) == osp.realpath(parent) for parent in parents):
         raise ValueError(f"'{path}' includes itself: {' -> '.join(map(str, (*parents, path)))}")

@@ -21,6 +21,7 @@ from segsr_model.files import read_weights
 from segsr_model.inference import super_resolve
 from segsr_model.interrupts import InterruptionError
 from segsr_model.loading import load_weights
+from segsr_model.metrics import set_better
 from segsr_model.protocol import protocol_of
 from segsr_model.resumable_model import ResumableSRModel
 from segsr_model.resume import from_first, gather
@@ -190,6 +191,10 @@ class SemanticGuidedSRModel(ResumableSRModel):
             super().validation(dataloader, current_iter, tb_logger, save_img)
         except CorruptImageError as error:
             self.give_up(error)
+
+    def _initialize_best_metric_results(self, dataset_name: str) -> None:
+        set_better(self.opt['val']['metrics'])
+        super()._initialize_best_metric_results(dataset_name)
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
         """`nondist_validation`, which spreads the images over the processes; each of them gets all values."""

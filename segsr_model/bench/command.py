@@ -8,31 +8,29 @@ from __future__ import annotations
 
 import argparse
 import csv
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-import torch
+from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel
 from tqdm import tqdm
 
 from segsr_model import loading
 from segsr_model.bench.measure import Cost, Work, bench
 from segsr_model.cli import CommandError
-from segsr_model.figures.drawing import check_output, write_output
-from segsr_model.files import read_options
+from segsr_model.measuring import aligned, check_device, formatted, in_own_process
+from segsr_model.option_files import read_options
+from segsr_model.outputs import check_output, write_output
 from segsr_model.profile.network import with_random_tower
 
 EXAMPLES = """examples:
   segsr bench -opt options/train_SeGSR_HAT_x4.yml --device cuda
   segsr bench -opt options/train_SeGSR_HAT_x4.yml --precision fp32 bf16 --batch 1 2 4
-  segsr bench -opt options/train_SeGSR_HAT_x4.yml options/baselines/train_HAT_x4.yml --size 32 64 --csv costs.csv"""
+  segsr bench -opt options/train_SeGSR_HAT_x4.yml options/baselines/HAT_UCMerced_x4.yml --size 32 64 --csv costs.csv"""
 COLUMNS = {  # by title: a cost as a number, and its format in the table
     'LR': (lambda c: c.size, 'd'),
     'batch': (lambda c: c.batch, 'd'),
@@ -75,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.csv, ['.csv'], args.opt)
     for name in ('batch', 'size', 'repeat'):
         value = getattr(args, name)
-        if min(value if isinstance(value, list) else [value or 1]) < 1:
+        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise CommandError(f'--{name} must be at least 1')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise CommandError('PyTorch finds no CUDA device')
+    check_device(args.device)
     works = [(Path(file).stem, work) for file in args.opt for work in works_of(file, args)]
-    rows = [(name, work.precision, cost(name, work)) for name, work in tqdm(works, unit='run', leave=False)]
+    with tqdm(works, unit='run', leave=False) as progress:
+        rows = [(name, work.precision, cost(name, work)) for name, work in progress]
     sys.stdout.write(text(rows))
     if args.csv:
         write_output(args.csv, lambda path: write_csv(path, rows))
@@ -104,28 +102,17 @@ def works_of(file: str, args: argparse.Namespace) -> Iterable[Work]:
                 yield Work(options, size, batch, precision, args.repeat, args.device)
 
 
-def cost(name: str, work: Work, build: Callable[..., Any] | None = None) -> Cost:
+def cost(name: str, work: Work, build: Callable[..., BaseModel] = build_model) -> Cost:
     """Measure in a fresh process; memory on a CPU in one more, whose allocator keeps nothing back.
 
     Raises:
         CommandError: it cannot be run.
     """
-    result = in_own_process(name, work, build)
+    result = in_own_process(name, bench, work, build)
     if work.device == 'cpu':
         with mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_='65536'):
-            result = replace(result, memory=in_own_process(name, replace(work, memory_only=True), build).memory)
+            result = replace(result, memory=in_own_process(name, bench, replace(work, memory_only=True), build).memory)
     return result
-
-
-def in_own_process(name: str, work: Work, build: Callable[..., Any] | None) -> Cost:
-    """`bench` in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        try:
-            return pool.submit(bench, work, *([build] if build else [])).result()
-        except BrokenProcessPool:
-            raise CommandError(f"'{name}': the process was ended, most likely for want of memory") from None
-        except Exception as error:  # whatever a model raises when it is built or run
-            raise CommandError(f"'{name}': {(str(error).strip() or repr(error)).splitlines()[0]}") from None
 
 
 def text(rows: list[Row]) -> str:
@@ -139,18 +126,6 @@ def text(rows: list[Row]) -> str:
                *(formatted(1e3 * c.parts[t] if t in c.parts else None, '.0f') for t in titles)]
               for file, precision, c in rows]
     return '\n'.join([rows[0][2].machine, '', *aligned(costs), '', *aligned(parts), '', *NOTES, ''])
-
-
-def formatted(value: float | None, form: str) -> str:
-    """A number, or a dash for none."""
-    return '-' if value is None else format(value, form)
-
-
-def aligned(table: list[list[str]]) -> list[str]:
-    """Lines with names to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return ['  '.join(x.ljust(w) if i < 2 else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths))).rstrip()
-            for row in table]
 
 
 def write_csv(path: str, rows: list[Row]) -> None:

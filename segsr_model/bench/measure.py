@@ -6,7 +6,6 @@ import copy
 import importlib
 import logging
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from basicsr.data import build_dataset
-from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +24,8 @@ from segsr_arch.hat_arch import OCAB, Mlp, WindowAttention
 from segsr_arch.lmm import LMM
 from segsr_arch.sfem import SFEM
 from segsr_arch.slm import SLM
-from segsr_model.profile.network import count_multiply_adds, machine, peak_memory, plain_attention, reset_peak_memory
+from segsr_model.measuring import channels, machine, peak_memory, reset_peak_memory, seconds_of, synchronize
+from segsr_model.profile.network import count_multiply_adds, plain_attention
 from segsr_model.training_step import autocast
 
 PARTS = {SFEM: 'CLIP', SLM: 'SLM', LMM: 'LMM', WindowAttention: 'attention', OCAB: 'attention', Mlp: 'MLPs',
@@ -85,7 +84,7 @@ class Cost:
     machine: str
 
 
-def bench(work: Work, build: Callable[[dict[str, Any]], BaseModel] = build_model) -> Cost:
+def bench(work: Work, build: Callable[[dict[str, Any]], BaseModel]) -> Cost:
     """Build the model with random weights and measure it, in a fresh process for the sake of the memory.
 
     Raises:
@@ -141,13 +140,9 @@ def runnable(work: Work, folder: str) -> dict[str, Any]:
                    root_path=folder, auto_resume=False)
     options['path'] = {key: folder for key in ('models', 'training_states', 'log', 'visualization', 'experiments_root')}
     options.setdefault('val', {})
+    options.setdefault('manual_seed', 0)
     options['train']['amp'] = work.precision if work.precision != 'fp32' else None
     return options
-
-
-def channels(network: Mapping[str, Any]) -> int:
-    """Of the LR images."""
-    return network.get('num_in_ch', network.get('in_chans', 3))
 
 
 def random_batch(batch: int, size: int, scale: int, channels: int) -> dict[str, torch.Tensor]:
@@ -165,23 +160,6 @@ def inference(net: nn.Module, model: BaseModel, lq: torch.Tensor, precision: str
             net(lq)
 
     return infer
-
-
-def seconds_of(run: Callable[[], Any], repeat: int, device: str) -> float:
-    """Median seconds of ``repeat`` runs after one to warm up; the first one's for 0."""
-    seconds = []
-    for _ in range(repeat + 1):
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:] or seconds)
-
-
-def synchronize(device: str) -> None:
-    """Wait for a GPU."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
 
 
 def matrix_rate(precision: str, device: str) -> float:

@@ -32,8 +32,11 @@ def check_options(opt: Mapping[str, Any]) -> None:
         ProblemsError: a line for each problem that names the option, what is wrong and what would be right.
     """
     problems = find_problems(opt)
-    if isinstance(opt.get('num_gpu'), int) and opt['num_gpu'] > 0 and not torch.cuda.is_available():
-        problems.append(f'num_gpu: {opt["num_gpu"]}, but PyTorch finds no GPU; to run on the CPU set num_gpu: 0')
+    wanted, found = opt.get('num_gpu'), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if isinstance(wanted, int) and wanted > found and not (found and opt.get('dist')):  # there: one for each process
+        gpus = f'{found} GPU{"s" * (found > 1)}' if found else 'no GPU'
+        problems.append(f'num_gpu: {wanted}, but PyTorch finds {gpus}'
+                        + ('' if found else '; to run on the CPU set num_gpu: 0'))
     if problems:
         raise ProblemsError(problems)
 

@@ -18,7 +18,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from segsr_model.checks import find_problems, report
 from segsr_model.cli import CommandError
-from segsr_model.option_files import as_test, compose
+from segsr_model.option_files import as_test, read_options
 from segsr_model.paths import check_names, printable
 
 EXAMPLES = """examples:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     found = False
     for file in args.opt:
         try:
-            options = compose(file)[0]
+            options = read_options(file)
         except ValueError as error:
             raise CommandError(str(error)) from None
         problems = problems_of(options, test=args.test)

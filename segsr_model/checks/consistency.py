@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from basicsr.archs.swinir_arch import SwinIR
 from torch import nn
 
 from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, steps, whole
@@ -24,6 +25,7 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
     yield from _scale(opt, net)
     if training:
         yield from _length(opt['train'])
+        yield from _recomputing(opt['train'], net)
     for phase, dataset in opt['datasets'].blocks():
         kind = phase.split('_')[0]
         if kind not in (('train', 'val') if training else ('val', 'test')) or (kind == 'train' and phase != 'train'):
@@ -57,6 +59,15 @@ def _length(train: Block) -> Iterator[str]:
     periods = scheduler.get('periods', LIST, [])
     if periods and all(map(is_whole, periods)) and sum(periods) < total:
         yield f'train:scheduler:periods: add up to {sum(periods)}; must reach train:total_iter, {total}'
+
+
+def _recomputing(train: Block, net: nn.Module | None) -> Iterator[str]:
+    if net is None or train.get('use_checkpoint') is not True:
+        return
+    able = any(hasattr(module, 'use_checkpoint') for module in net.modules())
+    if not able or isinstance(net, SwinIR):  # BasicSR's SwinIR has the option, but fails with it
+        yield (f'train:use_checkpoint: {type(net).__name__} cannot compute its blocks again; HAT and the SeGSR '
+               'networks can')
 
 
 def _loader(opt: Block, dataset: Block, training: bool) -> Iterator[str]:

@@ -11,7 +11,7 @@ from basicsr.models import lr_scheduler
 from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
-from segsr_model.checkpoints import check_checkpoint_options
+from segsr_model.checkpoints import best_metric
 from segsr_model.checks.blocks import (
     ANY,
     BLOCK,
@@ -45,11 +45,11 @@ PATH = {
 DATASET = {
     'name': TEXT, 'type': TEXT, 'phase': TEXT, 'scale': ANY, 'io_backend': BLOCK, 'meta_info_file': optional(TEXT),
     'dataroot_lq': optional(TEXT), 'color': optional(TEXT), 'mean': optional(several(number())),
-    'std': optional(several(number())), 'use_hflip': BOOL, 'use_flip': BOOL, 'use_rot': BOOL, 'use_shuffle': BOOL,
+    'std': optional(several(number())), 'use_hflip': BOOL, 'use_rot': BOOL, 'use_shuffle': BOOL,
     'gt_size': whole(1), 'num_worker_per_gpu': whole(0), 'batch_size_per_gpu': whole(1),
     'dataset_enlarge_ratio': POSITIVE, 'pin_memory': BOOL,
     'persistent_workers': BOOL, 'prefetch_mode': optional(choice('cpu', 'cuda')), 'num_prefetch_queue': whole(1),
-    'max_corrupt_images': whole(0), 'resume': ANY}
+    'max_corrupt_images': whole(0)}
 DATASETS = {'SingleImageDataset': DATASET,
             'PairedImageDataset': {**DATASET, 'dataroot_gt': optional(TEXT), 'filename_tmpl': TEXT}}
 BACKENDS = ('disk', 'lmdb', 'memcached')
@@ -63,7 +63,7 @@ TRAIN = {
 VAL = {'val_freq': steps(1), 'save_img': BOOL, 'pbar': BOOL, 'suffix': optional(TEXT), 'metrics': optional(BLOCK),
        'self_ensemble': BOOL, 'amp': TRAIN['amp']}
 LOGGER = {'print_freq': steps(1), 'save_checkpoint_freq': steps(1), 'use_tb_logger': BOOL, 'wandb': optional(BLOCK),
-          'keep_last': ANY, 'save_best': ANY}
+          'keep_last': optional(Kind('a number of checkpoints, 1 or more', whole(1).fits)), 'save_best': ANY}
 OPTIMIZER_EXTRAS = ('foreach', 'fused', 'capturable', 'differentiable')  # may depend on the device
 SCHEDULERS = {'MultiStepLR': lr_scheduler.MultiStepRestartLR, 'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
               'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR}
@@ -95,7 +95,7 @@ def key_problems(opt: Block) -> Iterator[str]:
     if training and opt.content.get('logger') is not None:
         yield from opt['logger'].check(LOGGER, ('print_freq', 'save_checkpoint_freq', 'use_tb_logger'))
         yield from opt['logger']['wandb'].check({'project': optional(TEXT), 'resume_id': optional(TEXT)})
-        yield from _checkpoints(opt)
+        yield from _best(opt)
     yield from opt['dist_params'].check({'backend': choice('nccl', 'gloo'), 'port': whole(1), 'timeout': POSITIVE})
 
 
@@ -176,14 +176,13 @@ def _metrics(metrics: Block) -> Iterator[str]:
             closed=function.__module__.startswith('basicsr.'))
 
 
-def _checkpoints(opt: Block) -> Iterator[str]:
+def _best(opt: Block) -> Iterator[str]:
     named = {phase: {'name': str(dataset.get('name'))} for phase, dataset in opt['datasets'].blocks()}
-    for key in ('keep_last', 'save_best'):
-        try:
-            check_checkpoint_options({'logger': {key: opt['logger'].get(key)}, 'datasets': named,
-                                      'val': {'metrics': opt['val']['metrics'].content}})
-        except ValueError as error:
-            yield str(error)
+    try:
+        best_metric({'logger': opt['logger'].content, 'datasets': named,
+                     'val': {'metrics': opt['val']['metrics'].content}})
+    except ValueError as error:
+        yield str(error)
 
 
 def _called(block: Block, function: Any, leave_out: tuple[str, ...], kinds: Mapping[str, Kind] | None = None, *,

@@ -1,9 +1,8 @@
-"""What the figures share: images in, scores, a page laid out in inches, and files out."""
+"""What the figures share: images in, scores, and a page laid out in inches."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from segsr_model.cli import CommandError
-from segsr_model.files import write_atomically
 from segsr_model.prepare.images import MOST_PIXELS
 
 WIDTH = 7.16  # inches, two columns of the IEEE's page
@@ -26,33 +24,6 @@ LINE = 0.125  # inches per line of text
 FONT_SIZE = 7  # points
 
 PICTURES = ('.png', '.pdf')
-MARKS = {  # what files of a kind start with
-    '.png': (b'\x89PNG',), '.pdf': (b'%PDF',), '.npy': (b'\x93NUMPY',), '.npz': (b'PK',),
-    '.tif': (b'II', b'MM'), '.tiff': (b'II', b'MM'), '.csv': (b'option file,',)}
-
-
-def check_output(path: str, suffixes: Iterable[str], inputs: Iterable[str] = ()) -> None:
-    """Raise a `CommandError` if ``path`` must not be written: an unknown kind, an input, or a foreign file there."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in suffixes:
-        raise CommandError(f"'{path}' must end in {' or '.join(suffixes)}")
-    if Path(path).resolve() in [Path(x).resolve() for x in inputs]:
-        raise CommandError(f"'{path}' is to be read, so it is not written")
-    if Path(path).is_dir():
-        raise CommandError(f"'{path}' is a folder")
-    if Path(path).is_file():
-        with open(path, 'rb') as file:
-            start = file.read(16)
-        if start and not start.startswith(MARKS[suffix]):
-            raise CommandError(f"'{path}' exists and holds something else; it is left as it is")
-
-
-def write_output(path: str, write: Callable[[str], Any]) -> None:
-    """`write_atomically`, where a folder that cannot be written to is a `CommandError`."""
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise CommandError(f"cannot write '{path}': {error.strerror or error}") from None
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -18,22 +18,10 @@ from basicsr.utils import img2tensor, tensor2img
 from segsr_arch.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
 from segsr_model.cli import CommandError, add_network_arguments
-from segsr_model.figures.drawing import (
-    FONT_SIZE,
-    GAP,
-    LINE,
-    PICTURES,
-    WIDTH,
-    Page,
-    check_output,
-    psnr_y,
-    read_image,
-    size_of,
-    write_output,
-)
+from segsr_model.figures.drawing import FONT_SIZE, GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
 from segsr_model.figures.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
-from segsr_model.files import read_options
 from segsr_model.loading import network_from_options
+from segsr_model.outputs import check_output, write_output
 
 EXAMPLES = """examples:
   segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr datasets/UCMerced/x4/test/LR/beach12.png --out beach12.png
@@ -103,14 +91,10 @@ def load(args: argparse.Namespace) -> SeGSR:
     """The trained network. CommandError: it cannot be built or loaded, has no weights, or no maps."""
     try:
         net = network_from_options(args.opt, args.checkpoint, args.param_key)
-        checkpoint = args.checkpoint or (read_options(args.opt).get('path') or {}).get('pretrain_network_g')
     except ValueError as error:
         raise CommandError(str(error)) from None
     if not isinstance(net, SeGSR):
         raise CommandError(f"'{args.opt}' describes a {type(net).__name__}, which has no guidance maps")
-    if not checkpoint:
-        raise CommandError(f"'{args.opt}' names no weights in path:pretrain_network_g, and the maps of an untrained "
-                           'network mean nothing: give --checkpoint')
     return net
 
 

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-
-import torch
 
 from segsr_model import loading
 from segsr_model.cli import CommandError
-from segsr_model.figures.drawing import check_output, write_output
-from segsr_model.files import read_options
+from segsr_model.measuring import aligned, check_device, formatted, in_own_process
+from segsr_model.option_files import read_options
+from segsr_model.outputs import check_output, write_output
 from segsr_model.profile.network import Profile, Workload, profile
 
 EXAMPLES = """examples:
@@ -54,13 +50,12 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (('--size', min(args.size)), ('--batch', args.batch), ('--repeat', args.repeat)):
         if value < 1:
             raise CommandError(f'{name} must be at least 1')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise CommandError('PyTorch finds no CUDA device')
+    check_device(args.device)
     work = Workload(args.size[0], args.size[1], args.batch, args.repeat, args.device)
     networks = {file: network_options(file) for file in args.opt}
     rows = []
     for file, network in networks.items():
-        result = in_own_process(file, network, work)
+        result = in_own_process(file, profile, network, work)
         rows.append([Path(file).stem, network['type'], result])
     sys.stdout.write(text(rows, work))
     if args.csv:
@@ -76,27 +71,11 @@ def network_options(file: str) -> dict:
         raise CommandError(str(error)) from None
 
 
-def in_own_process(file: str, network: dict, work: Workload) -> Profile:
-    """Profile a network in a fresh process, so that memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        try:
-            return pool.submit(profile, network, work).result()
-        except BrokenProcessPool:
-            raise CommandError(f"'{file}': the process was ended, most likely for want of memory") from None
-        except Exception as error:  # whatever a network raises when it is built or run
-            reason = (str(error).strip('"') or repr(error)).splitlines()[0]
-            raise CommandError(f"'{file}': {reason}") from None
-
-
 def text(rows: list[tuple[str, str, Profile]], work: Workload) -> str:
     """The table, with what was measured above it and what it means below."""
     table = [['option file', 'network', *COLUMNS]]
     for file, network, result in rows:
-        values = [(value(result), form) for value, form in COLUMNS.values()]
-        table.append([file, network, *('-' if v is None else format(v, form) for v, form in values)])
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ['  '.join(x.ljust(w) if i < 2 else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths)))
-             for row in table]
+        table.append([file, network, *(formatted(value(result), form) for value, form in COLUMNS.values())])
     machine = rows[0][2].machine
     memory = ("PyTorch's peak allocation, weights included" if work.device == 'cuda' else
               'peak of the resident memory above that of Python and the libraries, weights included')
@@ -107,7 +86,7 @@ def text(rows: list[tuple[str, str, Profile]], work: Workload) -> str:
     if any(result.random_tower for *_, result in rows):
         notes.append("CLIP's tower has random weights: nothing is loaded for a profile")
     conditions = f'LR {work.height} x {work.width} (H x W), batch {work.batch}, {machine}'
-    return '\n'.join([conditions, '', *lines, '', *notes, ''])
+    return '\n'.join([conditions, '', *aligned(table), '', *notes, ''])
 
 
 def write_csv(path: str, rows: list[tuple[str, str, Profile]], work: Workload) -> None:

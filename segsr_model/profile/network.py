@@ -5,13 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import platform
-import statistics
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segsr_arch import hat_arch
 from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
+from segsr_model.measuring import channels, machine, peak_memory, reset_peak_memory, seconds_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ def profile(network: Mapping[str, Any], work: Workload) -> Profile:
     reset_peak_memory('cpu')
     before = peak_memory('cpu')
     net = build(network).to(work.device)
-    channels = network.get('num_in_ch', network.get('in_chans', 3))
-    lr = torch.rand(work.batch, channels, work.height, work.width, device=work.device)
+    lr = torch.rand(work.batch, channels(network), work.height, work.width, device=work.device)
     seconds, memory = measure(net, lr, work.repeat)
     if work.device == 'cpu' and memory is not None:
         memory -= before
@@ -107,14 +102,8 @@ def measure(net: nn.Module, lr: torch.Tensor, repeat: int) -> tuple[float, int |
     """Median seconds of ``repeat`` runs on a batch, after one to warm up, and `peak_memory` during them all."""
     gc.collect()
     reset_peak_memory(lr.device.type)
-    seconds = []
-    for _ in range(repeat + 1):
-        start = time.perf_counter()
-        net(lr)
-        if lr.device.type == 'cuda':
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:]), peak_memory(lr.device.type)
+    seconds = seconds_of(lambda: net(lr), repeat, lr.device.type)
+    return seconds, peak_memory(lr.device.type)
 
 
 @torch.no_grad()
@@ -143,41 +132,3 @@ def plain_attention() -> Iterator[None]:
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)
         hat_arch.HEAD_MULTIPLE = multiple
-
-
-def reset_peak_memory(device: str) -> None:
-    """Forget the peak up to now; on a CPU, where the system lets us (Linux)."""
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError):
-            Path('/proc/self/clear_refs').write_text('5')
-
-
-def peak_memory(device: str) -> int | None:
-    """Peak in bytes: of PyTorch's allocation on a GPU, of the process's resident memory on a CPU; None if unknown."""
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    with contextlib.suppress(OSError, StopIteration):  # not getrusage on Linux: it starts from the parent's peak
-        lines = Path('/proc/self/status').read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith('VmHWM:')).split()[1])
-    with contextlib.suppress(ImportError):
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == 'darwin' else 1024 * peak
-    return None
-
-
-def machine(device: str) -> str:
-    """What it ran on."""
-    if device == 'cuda':
-        return f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}'
-    return f'CPU ({processor()}, {torch.get_num_threads()} threads), PyTorch {torch.__version__}'
-
-
-def processor() -> str:
-    """The CPU's name, as far as the system tells."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line for line in lines if line.startswith('model name')).split(':', 1)[1].strip()
-    return platform.processor() or platform.machine()

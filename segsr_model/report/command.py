@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from segsr_model.cli import CommandError
-from segsr_model.files import write_atomically
+from segsr_model.outputs import write_output
 from segsr_model.report.fill import fill
 from segsr_model.report.formats import to_csv, to_latex, to_markdown
 from segsr_model.report.paper import paper_tables
@@ -51,11 +51,8 @@ def run(args: argparse.Namespace) -> int:
     for table in tables:
         texts[f'table_{table.number}.csv'] = to_csv(table)
         texts[f'table_{table.number}.tex'] = to_latex(table)
-    try:
-        for name, text in texts.items():
-            write_atomically(args.out / name, lambda path, text=text: Path(path).write_text(text, encoding='utf-8'))
-    except OSError as error:
-        raise CommandError(f"--out '{args.out}' cannot be written: {error.strerror}") from None
+    for name, text in texts.items():
+        write_output(args.out / name, lambda path, text=text: Path(path).write_text(text, encoding='utf-8'))
     for table in tables:
         sys.stdout.write(f'Table {table.number}: {table.runs} runs\n')
         sys.stdout.write(''.join(f'  warning: {warning}\n' for warning in table.warnings))

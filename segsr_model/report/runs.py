@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segsr_model.cli import CommandError
-from segsr_model.files import read_options
+from segsr_model.option_files import read_options
 from segsr_model.report.paper import check_rows, read_row
 from segsr_model.scores import read_scores, whole_lines
 

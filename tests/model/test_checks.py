@@ -16,7 +16,7 @@ import yaml
 from basicsr.archs import build_network
 from basicsr.utils import options as basicsr_options
 
-from segsr_model.checks import report
+from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
 from segsr_model.cli import main
 from segsr_model.option_files import compose
@@ -186,7 +186,10 @@ def test_options_without_problems_have_none(written):
     ({'val:val_freq': 0}, 'val:val_freq: is 0, must be a whole number >= 1'),
     ({'val:metrics:psnr:test_y_channel': 1}, 'val:metrics:psnr:test_y_channel: is 1, must be true or false'),
     ({'logger:print_freq': 0}, 'logger:print_freq: is 0, must be a whole number >= 1'),
-    ({'logger:keep_last': 0}, 'logger:keep_last: must be a number of checkpoints'),
+    ({'logger:keep_last': 0}, 'logger:keep_last: is 0, must be a number of checkpoints, 1 or more'),
+    ({'logger:keep_last': True}, 'logger:keep_last: is True, must be'),
+    ({'datasets:train:use_flip': True}, "datasets:train: unknown option 'use_flip'; did you mean 'use_hflip'?"),
+    ({'datasets:train:resume': {}}, "datasets:train: unknown option 'resume'"),
     ({'num_gpu': 'one'}, "num_gpu: is 'one', must be a number of GPUs, or auto"),
     ({'rows': ['IX HAT']}, "rows: 'IX HAT' should be a table"),
     ({'name': '../x'}, "name: '../x' must be a plain name"),
@@ -417,6 +420,39 @@ def test_all_problems_are_in_one_report_before_anything_is_written(written, tmp_
     said = capsys.readouterr().out.splitlines()
     assert said == [f'{file}: {len(lines) - 1} problems', *(line for line in lines if 'finds no GPU' not in line)]
     assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize(('gpus', 'wanted', 'dist', 'said'), [
+    (0, 1, False, ['num_gpu: 1, but PyTorch finds no GPU; to run on the CPU set num_gpu: 0']),
+    (1, 4, False, ['num_gpu: 4, but PyTorch finds 1 GPU']), (2, 4, False, ['num_gpu: 4, but PyTorch finds 2 GPUs']),
+    (1, 4, True, []), (2, 2, False, []), (2, 0, False, [])])
+def test_gpus_that_are_not_there(written, gpus, wanted, dist, said, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: gpus > 0)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: gpus)
+    options = {**written, 'num_gpu': wanted, 'dist': dist, 'is_train': True}
+    found = [line for line in _problems(options) if line.startswith('num_gpu')]
+    assert found == said
+
+
+def _problems(options):
+    try:
+        check_options(options)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize(('network', 'able'), [
+    ({'type': 'EDSR', 'num_in_ch': 3, 'num_out_ch': 3, 'upscale': 4}, False),
+    ({'type': 'SwinIR', 'img_size': 8, 'window_size': 8, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
+      'upscale': 4, 'upsampler': 'pixelshuffle'}, False),
+    ({'type': 'HAT', 'img_size': 8, 'window_size': 8, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
+      'squeeze_factor': 1, 'upscale': 4}, True)])
+def test_use_checkpoint_is_refused_where_it_does_nothing(written, network, able):
+    found = [line for line in problems_of(changed(written, {'network_g': network, 'train:use_checkpoint': True}))
+             if 'use_checkpoint' in line]
+    assert found == [] if able else found == [f'train:use_checkpoint: {network["type"]} cannot compute its blocks '
+                                              'again; HAT and the SeGSR networks can']
 
 
 def test_what_basicsr_stumbles_over_is_reported_like_the_rest(written, tmp_path, monkeypatch):

@@ -221,13 +221,23 @@ def test_metrics_of_pyiqa_come_from_the_option_file(testing, pyiqa, pairs):
         niqe={'type': 'calculate_pyiqa', 'metric': 'niqe'})
     metrics = testing['val']['metrics']
     check_metrics(metrics)
-    assert metrics['lpips']['better'] == 'lower' and metrics['niqe']['better'] == 'higher'
     assert needs_ground_truth(metrics['lpips']) and not needs_ground_truth(metrics['niqe'])
     values = run_test(testing)['images']['meadow00']
     sr = cv2.imread(f'{testing["path"]["visualization"]}/pairs/meadow00_run.png') / 255
     hr = cv2.imread(str(pairs / 'HR' / 'meadow00.png')) / 255
     assert values['lpips'] == pytest.approx(abs(sr - hr)[4:-4, 4:-4].mean(), abs=1e-6)
     assert values['niqe'] == pytest.approx(sr.mean(), abs=1e-6)
+
+
+def test_the_best_values_of_a_metric_of_pyiqa_are_those_it_calls_better(testing, pyiqa):
+    testing['val']['metrics'].update(
+        lpips={'type': 'calculate_pyiqa', 'metric': 'lpips'}, niqe={'type': 'calculate_pyiqa', 'metric': 'niqe'},
+        own={'type': 'calculate_pyiqa', 'metric': 'lpips', 'better': 'higher'})
+    model = build_model(testing)
+    model._initialize_best_metric_results('pairs')
+    better = {name: record['better'] for name, record in model.best_metric_results['pairs'].items()}
+    assert {name: better[name] for name in ('psnr', 'lpips', 'niqe', 'own')} == {
+        'psnr': 'higher', 'lpips': 'lower', 'niqe': 'higher', 'own': 'higher'}
 
 
 @pytest.mark.parametrize(('metric', 'message'), [

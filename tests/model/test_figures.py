@@ -8,7 +8,8 @@ import pytest
 from basicsr.metrics import calculate_psnr
 
 from segsr_model.cli import CommandError
-from segsr_model.figures.drawing import Page, check_output, psnr_y, read_image, write_output
+from segsr_model.figures.drawing import Page, psnr_y, read_image
+from segsr_model.outputs import check_output, write_output
 
 
 def test_images_are_read_as_8_bit_bgr(tmp_path, pairs):

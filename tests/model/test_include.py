@@ -10,8 +10,7 @@ from basicsr.archs import build_network
 from basicsr.utils import options as basicsr_options
 
 from segsr_model.basicsr_mends import plain_option_file
-from segsr_model.files import read_options
-from segsr_model.option_files import compose
+from segsr_model.option_files import compose, read_options
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch import nn
 
 from segsr_arch import hat_arch
 from segsr_arch.hat_arch import WindowAttention, position_index, to_heads
+from segsr_arch.window_attention import windows_of
 from segsr_model.cli import main
 from segsr_model.profile.network import Workload, build, count_multiply_adds, measure, profile
 
@@ -43,9 +44,9 @@ def test_multiply_adds_of_hats_attention_are_those_of_heads_without_the_zeros_th
     attention, index = WindowAttention(12, 2, 4, 2, True, 0.0), position_index(4, 4)
     width = 6 + -6 % hat_arch.HEAD_MULTIPLE
     assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape == (5, 3, 2, width) and width > 6
-    attention.forward = functools.partial(attention.forward, index=index)
-    pixels = 8 * 12  # six windows of 16
-    assert count_multiply_adds(attention, torch.rand(1, 8, 12, 12)) == pixels * (4 * 12 * 12 + 2 * 16 * 12)
+    image, pixels = torch.rand(1, 8, 12, 12), 8 * 12  # six windows of 16
+    attention.forward = functools.partial(attention.forward, index=index, windows=windows_of(image, 4, 2))
+    assert count_multiply_adds(attention, image) == pixels * (4 * 12 * 12 + 2 * 16 * 12)
     assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape[-1] == width
 
 
@@ -81,7 +82,7 @@ def test_a_plain_backbone_costs_what_its_guided_one_costs_without_guidance(netwo
 
 def test_the_median_of_the_runs_after_the_first_counts(monkeypatch):
     ticks = iter([0, 100, 200, 203, 300, 301, 400, 402])
-    monkeypatch.setattr('segsr_model.profile.network.time.perf_counter', lambda: next(ticks))
+    monkeypatch.setattr('segsr_model.measuring.time.perf_counter', lambda: next(ticks))
     assert measure(nn.Identity(), torch.rand(1), 3)[0] == 2
 
 

@@ -18,8 +18,8 @@ from segsr_arch.options import EncoderOptions, OptionError
 from segsr_arch.tensor_files import load_tensors, read_torchscript
 from segsr_model import basicsr_mends
 from segsr_model.cli import main
-from segsr_model.files import read_options, read_weights
-from segsr_model.option_files import MOST_BYTES
+from segsr_model.files import read_weights
+from segsr_model.option_files import MOST_BYTES, read_options
 from segsr_model.scores import SavedScores, read_scores
 from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel
 

@@ -22,7 +22,7 @@ from segsr_arch.checkpointing import without_recomputing
 from segsr_arch.clip_tower import Tower
 from segsr_model.bench.command import cost
 from segsr_model.bench.measure import Work
-from segsr_model.files import read_options
+from segsr_model.option_files import read_options
 from segsr_model.training_step import SLOW_BF16
 from tests.plain.network import make_plain
 
