@@ -95,10 +95,10 @@ def main():
         checkpointed['train']['use_checkpoint'] = True
         runs = {
             'plain fp32': (work, build_plain),
-            'ours fp32': (work, None),
-            'ours bf16': (replace(work, precision='bf16'), None),
-            'ours fp32, use_checkpoint': (replace(work, options=checkpointed), None),
-            'ours bf16, use_checkpoint': (replace(work, options=checkpointed, precision='bf16'), None)}
+            'ours fp32': (work, build_model),
+            'ours bf16': (replace(work, precision='bf16'), build_model),
+            'ours fp32, use_checkpoint': (replace(work, options=checkpointed), build_model),
+            'ours bf16, use_checkpoint': (replace(work, options=checkpointed, precision='bf16'), build_model)}
         costs = {}
         if torch.backends.cpu.get_cpu_capability() in SLOW_BF16:
             say('bf16 is left out: this CPU has no instructions for it')
