@@ -6,8 +6,8 @@ _segsr_autoload.install()
 
 import basicsr  # noqa: E402, F401  (first: its import brings in SeG-SR's modules, which must find it complete)
 
-from segsr_arch.bicubic_arch import Bicubic  # noqa: E402
-from segsr_arch.hat_arch import HAT  # noqa: E402
+from segsr_arch.baselines.bicubic_arch import Bicubic  # noqa: E402
+from segsr_arch.baselines.hat_arch import HAT  # noqa: E402
 from segsr_arch.registration import register_yielding  # noqa: E402
 from segsr_arch.segsr_arch import SeGSR_EDSR, SeGSR_HAT, SeGSR_RCAN  # noqa: E402
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from segsr_arch.layers.padding import pad_to_size
 from segsr_arch.lmm import LMM
 from segsr_arch.options import SemanticOptions
-from segsr_arch.padding import pad_to_size
 from segsr_arch.sfem import SFEM
 from segsr_arch.slm import SLM
 

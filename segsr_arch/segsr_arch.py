@@ -12,8 +12,8 @@ from torch import nn
 
 from segsr_arch.backbones import EDSRBackbone, HATBackbone, RCANBackbone
 from segsr_arch.guidance import GUIDANCE, MapGuidance
+from segsr_arch.layers.padding import pad_to_multiple
 from segsr_arch.options import OptionError, SemanticOptions, check_keys, parse
-from segsr_arch.padding import pad_to_multiple
 
 
 def backbone_options(backbone: type) -> dict[str, bool]:

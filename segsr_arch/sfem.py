@@ -11,9 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import nn
 
-from segsr_arch.checkpointing import recomputed
-from segsr_arch.clip_tower import load_tower, set_quick_gelu
-from segsr_arch.lora import add_lora
+from segsr_arch.clip.clip_tower import load_tower, set_quick_gelu
+from segsr_arch.clip.lora import add_lora
+from segsr_arch.layers.checkpointing import recomputed
 from segsr_arch.options import EncoderOptions
 
 

@@ -23,16 +23,17 @@ from basicsr import models
 from basicsr.utils import check_resume, dist_util, misc, options
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from segsr_model.checkpoints import newest_pair, read_pair
 from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
-from segsr_model.distributed import start
+from segsr_model.checks.names import check_names
+from segsr_model.files import printable
 from segsr_model.option_files import OptionLoader, as_test, compose, read_options
-from segsr_model.paths import check_names, printable
-from segsr_model.protocol import protocol_of
-from segsr_model.resume import from_first, resume_data
-from segsr_model.scores import is_unfinished
-from segsr_model.training_run import TrainingRun
+from segsr_model.testing.protocol import protocol_of
+from segsr_model.testing.scores import is_unfinished
+from segsr_model.training.checkpoints import newest_pair, read_pair
+from segsr_model.training.distributed import from_first, start
+from segsr_model.training.resume import resume_data
+from segsr_model.training.training_run import TrainingRun
 
 OUR_MODEL = 'SemanticGuidedSRModel'
 

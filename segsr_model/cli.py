@@ -7,31 +7,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from segsr_model.paths import printable
+from segsr_model.errors import CommandError
+from segsr_model.files import printable
 
 COMMANDS = {
     'check': ('segsr_model.checks.command', 'find all that is wrong with option files, without starting anything'),
     'prepare': ('segsr_model.prepare.command', 'turn an image archive or folder into HR and LR training pairs'),
     'compare': ('segsr_model.figures.compare', 'draw crops of results folders side by side, with their PSNR'),
     'maps': ('segsr_model.figures.maps', 'draw the guidance maps of an image beside LR, SR and HR'),
-    'profile': ('segsr_model.profile.command', 'count parameters and multiply-adds, measure time and memory'),
-    'bench': ('segsr_model.bench.command', 'measure inference and training steps: time, memory, time by part'),
+    'profile': ('segsr_model.cost.profile', 'count parameters and multiply-adds, measure time and memory'),
+    'bench': ('segsr_model.cost.bench', 'measure inference and training steps: time, memory, time by part'),
     'scores': ('segsr_model.report.score_table', 'print the scores of finished tests side by side'),
     'report': ('segsr_model.report.command', "write the paper's tables from finished tests"),
-    'export': ('segsr_model.export', 'write a self-contained weights file for release'),
+    'export': ('segsr_model.weights.export', 'write a self-contained weights file for release'),
 }
-
-
-class CommandError(Exception):
-    """What a subcommand raises for bad input: shown as one line, exit code 2."""
-
-
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that loads a network: what `segsr_model.loading.network_from_options` takes."""
-    parser.add_argument('-opt', required=True, help='option file with network_g and path:pretrain_network_g')
-    parser.add_argument('--checkpoint', help="weights to use instead of the option file's")
-    parser.add_argument('--param-key', choices=('params', 'params_ema'),
-                        help="which weights of the file, instead of the option file's path:param_key_g")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

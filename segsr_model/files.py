@@ -1,35 +1,47 @@
-"""Reading and writing files so that neither a crash nor a foreign file does harm."""
+"""Files that are written whole or not at all, and names that lead nowhere else."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import torch
+from segsr_model.errors import CommandError
 
-from segsr_arch.tensor_files import holds_numbers, load_tensors
+MARKS = {  # what files of a kind start with
+    '.png': (b'\x89PNG',), '.pdf': (b'%PDF',), '.npy': (b'\x93NUMPY',), '.npz': (b'PK',),
+    '.tif': (b'II', b'MM'), '.tiff': (b'II', b'MM'), '.csv': (b'option file,',)}
 
 
-def write_atomically(path: str | Path, write: Callable[[str], Any]) -> None:
+def write_atomically(path: str | Path, write: Callable[[str], Any], *, durable: bool = True) -> None:
     """Let ``write(temporary_path)`` write a file, then move it into place: ``path`` is either old or complete.
 
-    The file and its folder are on the disk when this returns, so that a power cut does not undo it.
+    Args:
+        path: the file; its folder is made if it is not there.
+        write: called once.
+        durable: whether the file and its folder are on the disk when this returns, so that a power cut does not undo
+            it. That takes too long for thousands of files that the next run can make again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
         write(str(temporary))
-        _to_disk(temporary, os.O_RDWR)
+        if durable:
+            _to_disk(temporary, os.O_RDWR)
         os.replace(temporary, path)
-        if os.name == 'posix':  # elsewhere a folder cannot be opened
+        if durable and os.name == 'posix':  # elsewhere a folder cannot be opened
             _to_disk(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write one of thousands of files: whole or not at all, but not safe from a power cut."""
+    write_atomically(path, lambda temporary: Path(temporary).write_bytes(content), durable=False)
 
 
 def _to_disk(path: Path, flags: int) -> None:
@@ -47,43 +59,29 @@ def remove_leftovers(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[dict[str, torch.Tensor], str | None]:
-    """Weights of a network from a ``.pth`` file.
-
-    Args:
-        path: written by BasicSR, by another repository, or by `torch.save(net.state_dict())`.
-        param_key: which weights of the file are wanted, ``params`` or ``params_ema``.
-
-    Returns:
-        The weights and the key they were under: ``param_key`` if the file has it, else ``params``, ``params_ema`` or
-        ``state_dict``, else None for a file that is a state_dict itself.
-
-    Raises:
-        ValueError: the file cannot be read or holds no weights.
-    """
-    content = load_tensors(path)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"'{path}' holds a {type(content).__name__}, not a network's weights")
-    keys = [k for k in (param_key, 'params', 'params_ema', 'state_dict') if k and isinstance(content.get(k), Mapping)]
-    weights = content[keys[0]] if keys else content
-    if not weights or not all(isinstance(k, str) and isinstance(v, torch.Tensor) and holds_numbers(v)
-                              for k, v in weights.items()):
-        raise ValueError(f"'{path}' holds no network's weights; its keys are {', '.join(map(str, list(content)[:5]))}")
-    weights = {k[7:] if k.startswith('module.') else k: v for k, v in weights.items()}
-    return weights, keys[0] if keys else None
+def check_output(path: str, suffixes: Iterable[str], inputs: Iterable[str] = ()) -> None:
+    """Raise a `CommandError` if ``path`` must not be written: an unknown kind, an input, or a foreign file there."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise CommandError(f"'{path}' must end in {' or '.join(suffixes)}")
+    if Path(path).resolve() in [Path(x).resolve() for x in inputs]:
+        raise CommandError(f"'{path}' is to be read, so it is not written")
+    if Path(path).is_dir():
+        raise CommandError(f"'{path}' is a folder")
+    if Path(path).is_file():
+        with open(path, 'rb') as file:
+            start = file.read(16)
+        if start and not start.startswith(MARKS[suffix]):
+            raise CommandError(f"'{path}' exists and holds something else; it is left as it is")
 
 
-def read_iterations(path: str | Path) -> int | None:
-    """Iterations a checkpoint was trained for, from the file or its name (``net_g_5000.pth``); None if neither says.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
-    content = load_tensors(path, mmap=True)
-    if isinstance(content, Mapping) and isinstance(content.get('iterations'), int):
-        return content['iterations']
-    number = re.fullmatch(r'.*_(\d+)', Path(path).stem)
-    return int(number.group(1)) if number else None
+def write_output(path: str | Path, write: Callable[[str], Any]) -> None:
+    """`write_atomically`, where a file that cannot be written is a `CommandError`."""
+    try:
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        raise CommandError(f"cannot write '{path}': {reason}") from None
 
 
 def sha256(path: str | Path) -> str:
@@ -93,3 +91,21 @@ def sha256(path: str | Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b''):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_file_name(name: Any) -> bool:
+    """Whether a name can be that of a file or folder inside another, on any system."""
+    return (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and name not in ('.', '..')
+            and name == name.strip() and not re.search(r'[/\\:*?"<>|]', name))
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays below the folder it starts from."""
+    parts = PurePosixPath(path.replace('\\', '/')).parts
+    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or PureWindowsPath(path).root
+    return bool(parts) and not absolute and '..' not in parts and '\0' not in path
+
+
+def printable(text: str) -> str:
+    """A text on one line, without the control characters that a file's name may hold."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in text)

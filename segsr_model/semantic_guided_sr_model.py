@@ -14,19 +14,18 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 from torch.utils.data import DataLoader
 
-from segsr_model.corrupt_images import CorruptImageError, CorruptImages
-from segsr_model.distributed import parallel, share_of
-from segsr_model.evaluation import evaluate
-from segsr_model.files import read_weights
-from segsr_model.inference import super_resolve
-from segsr_model.interrupts import InterruptionError
-from segsr_model.loading import load_weights
-from segsr_model.metrics import set_better
-from segsr_model.protocol import protocol_of
-from segsr_model.resumable_model import ResumableSRModel
-from segsr_model.resume import from_first, gather
-from segsr_model.scores import SavedScores, Scores
-from segsr_model.training_step import TrainingStep, autocast, build_optimizer, prepare_network
+from segsr_model.testing.evaluation import evaluate
+from segsr_model.testing.inference import super_resolve
+from segsr_model.testing.metrics import set_better
+from segsr_model.testing.protocol import protocol_of
+from segsr_model.testing.scores import SavedScores, Scores
+from segsr_model.training.corrupt_images import CorruptImageError, CorruptImages
+from segsr_model.training.distributed import from_first, gather, parallel, share_of
+from segsr_model.training.interrupts import InterruptionError
+from segsr_model.training.resumable_model import ResumableSRModel
+from segsr_model.training.training_step import TrainingStep, autocast, build_optimizer, prepare_network
+from segsr_model.weights.loading import load_weights
+from segsr_model.weights.reading import read_weights
 
 
 @MODEL_REGISTRY.register()
@@ -131,7 +130,7 @@ class SemanticGuidedSRModel(ResumableSRModel):
         self.paths = data.get('lq_path', [])
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One step on the batch, in ``train: accumulate`` parts; see `segsr_model.training_step`."""
+        """One step on the batch, in ``train: accumulate`` parts; see `segsr_model.training.training_step`."""
         self.log_dict = self.step(self, current_iter)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
@@ -228,7 +227,7 @@ class SemanticGuidedSRModel(ResumableSRModel):
 
     def evaluate(self, dataloader: DataLoader, scores: Scores, metrics: Mapping[str, dict[str, Any]],
                  image_path: Callable[[str], str] | None) -> None:
-        """`segsr_model.evaluation.evaluate` with this model: a share of the images, then what all processes found.
+        """`testing.evaluation.evaluate` with this model: a share of the images, then what all processes found.
 
         What breaks off one of them, a signal in training or too many corrupt images, breaks off all.
         """

@@ -43,17 +43,17 @@ from open_clip.model import _build_vision_tower
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
-from segsr_arch.clip_tower import load_tower
+from segsr_arch.clip.clip_tower import load_tower
 from segsr_arch.options import EncoderOptions
 from segsr_model import basicsr_mends
 from segsr_model.cli import main
-from segsr_model.files import read_weights
-from segsr_model.loading import load_weights
 from segsr_model.option_files import compose
+from segsr_model.weights.loading import load_weights
+from segsr_model.weights.reading import read_weights
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / 'tests'))
-from prepare.archives import rar5  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from tests.model.prepare.archives import rar5  # noqa: E402
 
 LIMIT = 60  # seconds for an input, on a busy machine
 CLIP = {'embed_dim': 16, 'vision_cfg': {'image_size': 16, 'patch_size': 8, 'layers': 1, 'width': 16, 'head_width': 8},

@@ -14,12 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tests' / 'model'))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import segsr_arch  # noqa: E402, F401  isort: skip  (first, so that basicsr is mended before anything imports it)
-from trainings import differences, result, start, train, write_demo  # noqa: E402
-
-from segsr_model.checkpoints import states_in  # noqa: E402
+from segsr_model.training.checkpoints import states_in  # noqa: E402
+from tests.model.trainings import differences, result, start, train, write_demo  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--kills', type=int, default=50)

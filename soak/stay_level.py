@@ -13,12 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tests' / 'model'))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import segsr_arch  # noqa: E402, F401  isort: skip  (first, so that basicsr is mended before anything imports it)
-from trainings import train, write_demo  # noqa: E402
-
 from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel  # noqa: E402
+from tests.model.trainings import train, write_demo  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--iterations', type=int, default=600)

@@ -1,7 +1,6 @@
 """A short form of soak/fuzz_files.py: damaged files of every kind are taken or refused in one line, and no more."""
 
 import contextlib
-import importlib.util
 import random
 from pathlib import Path
 
@@ -9,12 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segsr_arch.tensor_files import _parse
-from segsr_model.paths import is_file_name, is_inside, printable
-
-spec = importlib.util.spec_from_file_location('fuzz_files', Path(__file__).parents[1] / 'soak' / 'fuzz_files.py')
-fuzz_files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fuzz_files)
+from segsr_arch.clip.tensor_files import _parse
+from segsr_model.files import is_file_name, is_inside, printable
+from soak import fuzz_files
 
 SLOW = {'LMDB', 'test.py'}  # a process for each input: in the long form, and in tests of their own
 KINDS = ['checkpoint', 'legacy checkpoint', 'training state', 'TorchScript', 'CLIP state_dict', 'safetensors',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from segsr_arch.backbones.units import split_units
-from segsr_arch.checkpointing import recomputed
+from segsr_arch.layers.checkpointing import recomputed
 
 
 class ConvolutionalBackbone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from segsr_arch.backbones.units import split_units
-from segsr_arch.hat_arch import HAT
+from segsr_arch.baselines.hat_arch import HAT
 
 
 class HATBackbone(HAT):

@@ -13,7 +13,7 @@ from segsr_model.checks.data import data_problems
 from segsr_model.checks.keys import key_problems
 from segsr_model.checks.network import network_problems
 from segsr_model.checks.places import place_problems
-from segsr_model.paths import printable
+from segsr_model.files import printable
 from segsr_model.report.paper import check_rows
 
 

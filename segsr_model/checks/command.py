@@ -17,9 +17,10 @@ from typing import Any
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from segsr_model.checks import find_problems, report
-from segsr_model.cli import CommandError
+from segsr_model.checks.names import check_names
+from segsr_model.errors import CommandError
+from segsr_model.files import printable
 from segsr_model.option_files import as_test, read_options
-from segsr_model.paths import check_names, printable
 
 EXAMPLES = """examples:
   segsr check -opt options/train_SeGSR_HAT_x4.yml

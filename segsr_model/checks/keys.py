@@ -11,7 +11,6 @@ from basicsr.models import lr_scheduler
 from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
-from segsr_model.checkpoints import best_metric
 from segsr_model.checks.blocks import (
     ANY,
     BLOCK,
@@ -29,7 +28,8 @@ from segsr_model.checks.blocks import (
     steps,
     whole,
 )
-from segsr_model.metrics import check_metrics
+from segsr_model.testing.metrics import check_metrics
+from segsr_model.training.checkpoints import best_metric
 
 PARSED = ('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path')  # what BasicSR adds
 POSITIVE = number('a number > 0', lambda value: value > 0)

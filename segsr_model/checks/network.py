@@ -12,7 +12,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from segsr_arch.clip_tower import check_tower
+from segsr_arch.clip.clip_tower import check_tower
 from segsr_arch.options import EncoderOptions, LocalizationOptions, OptionError, SemanticOptions, parse
 from segsr_arch.segsr_arch import SeGSR, backbone_options
 from segsr_arch.sfem import SFEM
@@ -28,8 +28,8 @@ from segsr_model.checks.blocks import (
     parameters_of,
     registered,
 )
-from segsr_model.files import read_weights
-from segsr_model.loading import match_weights
+from segsr_model.weights.loading import match_weights
+from segsr_model.weights.reading import read_weights
 
 MODERATE = number('a number below 100,000', lambda value: abs(value) < 1e5)  # else building may never end
 OURS = ('basicsr.', 'segsr_arch.')  # where the classes are that can be built for a try

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from segsr_model.checkpoints import read_pair
 from segsr_model.checks.blocks import TEXT, Block, steps, whole
+from segsr_model.training.checkpoints import read_pair
 
 LEAST = 1 << 24  # bytes that any run needs: logs and images
 COUNT, STEPS = whole(1), steps(1)

@@ -15,11 +15,11 @@ import numpy as np
 from basicsr.utils import img2tensor, tensor2img
 from matplotlib.patches import Rectangle
 
-from segsr_arch.resize import imresize
-from segsr_model.cli import CommandError
+from segsr_arch.layers.resize import imresize
+from segsr_model.errors import CommandError
 from segsr_model.figures.compare_results import Results
 from segsr_model.figures.drawing import GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
-from segsr_model.outputs import check_output, write_output
+from segsr_model.files import check_output, write_output
 
 EXAMPLES = """examples:
   segsr compare --hr datasets/UCMerced/x4/test/HR/agricultural85.png --crop 100 60 64 64 \\

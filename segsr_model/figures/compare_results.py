@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from basicsr.metrics import calculate_metric
 
-from segsr_model.cli import CommandError
+from segsr_model.errors import CommandError
 from segsr_model.figures.drawing import read_image, size_of
-from segsr_model.scores import read_scores
+from segsr_model.testing.scores import read_scores
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
 TOLERANCE = 0.05  # dB between a PSNR that a test has saved and that of its image

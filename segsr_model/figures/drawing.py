@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from segsr_model.cli import CommandError
-from segsr_model.prepare.images import MOST_PIXELS
+from segsr_model.errors import CommandError
+from segsr_model.images.plain import MOST_PIXELS
 
 WIDTH = 7.16  # inches, two columns of the IEEE's page
 GAP = 0.06  # inches between pictures

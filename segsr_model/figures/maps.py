@@ -15,13 +15,13 @@ import torch
 from basicsr.metrics import calculate_ssim
 from basicsr.utils import img2tensor, tensor2img
 
-from segsr_arch.resize import imresize
+from segsr_arch.layers.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
-from segsr_model.cli import CommandError, add_network_arguments
+from segsr_model.errors import CommandError
 from segsr_model.figures.drawing import FONT_SIZE, GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
 from segsr_model.figures.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
-from segsr_model.loading import network_from_options
-from segsr_model.outputs import check_output, write_output
+from segsr_model.files import check_output, write_output
+from segsr_model.weights.loading import add_network_arguments, network_from_options
 
 EXAMPLES = """examples:
   segsr maps -opt options/test_SeGSR_HAT_x4.yml --lr datasets/UCMerced/x4/test/LR/beach12.png --out beach12.png

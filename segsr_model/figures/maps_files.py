@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segsr_model.cli import CommandError
-from segsr_model.outputs import write_output
+from segsr_model.errors import CommandError
+from segsr_model.files import write_output
 
 LAYERS = ('.tif', '.tiff')
 

@@ -18,7 +18,8 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.matlab_functions import imresize
 
-from segsr_model.prepare.images import encode_png, write_file
+from segsr_model.files import write_file
+from segsr_model.images.plain import encode_png
 from segsr_model.prepare.lmdb_store import add_lmdb
 from segsr_model.prepare.lowres import downscale
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from segsr_model.cli import CommandError
-from segsr_model.prepare.images import ImageError, write_file
+from segsr_model.errors import CommandError
+from segsr_model.files import remove_leftovers, write_file
+from segsr_model.images.plain import ImageError, ImageFile
 from segsr_model.prepare.manifest import JOURNAL, MANIFEST, Journal, read_manifest, write_manifest
 from segsr_model.prepare.pairs import make_pairs
 from segsr_model.prepare.plan import Item, OpenScene
-from segsr_model.prepare.sources import ImageFile, Source
+from segsr_model.prepare.sources.archives import Source
 
 PARTIAL = '.partial'
 
@@ -68,6 +69,7 @@ def build(job: Job, *, out: Path, scales: Sequence[int], workers: int) -> None:
             for part in set(job.split.values()):
                 for kind in ('HR', 'LR'):
                     (folder / part / kind).mkdir(parents=True, exist_ok=True)
+                    remove_leftovers(folder / part / kind)
         try:
             _make_all(job, folders, journals, twin_folders=[*folders.values(), *out.glob('x*')], workers=workers)
         except CommandError:

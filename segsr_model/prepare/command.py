@@ -8,16 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from segsr_model.cli import CommandError
-from segsr_model.paths import printable
+from segsr_model.errors import CommandError
+from segsr_model.files import printable, write_file
 from segsr_model.prepare.build import build, is_complete
-from segsr_model.prepare.catalogue import CATALOGUES
 from segsr_model.prepare.disk import require_room
-from segsr_model.prepare.images import write_file
 from segsr_model.prepare.jobs import make_job
 from segsr_model.prepare.lmdb_store import add_lmdb
 from segsr_model.prepare.manifest import MANIFEST, fingerprint, read_manifest
-from segsr_model.prepare.splits import count_parts, format_split
+from segsr_model.prepare.sources.catalogue import CATALOGUES
+from segsr_model.prepare.sources.splits import count_parts, format_split
 from segsr_model.prepare.verify import find_faults
 
 EPILOG = """examples:

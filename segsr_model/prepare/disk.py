@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from segsr_model.cli import CommandError
+from segsr_model.errors import CommandError
 from segsr_model.prepare.build import PARTIAL, Job
 
 

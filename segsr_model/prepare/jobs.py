@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import functools
 
-from segsr_model.cli import CommandError
+from segsr_model.errors import CommandError
+from segsr_model.images.geotiff import open_any
+from segsr_model.images.plain import open_plain
 from segsr_model.prepare.build import Job
-from segsr_model.prepare.catalogue import CATALOGUES, class_of
-from segsr_model.prepare.find import find_any, find_published
-from segsr_model.prepare.geotiff import open_any
-from segsr_model.prepare.images import open_plain
 from segsr_model.prepare.plan import Item, apply_list, plan_published, plan_sum, plan_tiles, plan_whole
-from segsr_model.prepare.sources import describe_archive, open_source
-from segsr_model.prepare.splits import draw_split
+from segsr_model.prepare.sources.archives import describe_archive, open_source
+from segsr_model.prepare.sources.catalogue import CATALOGUES, class_of
+from segsr_model.prepare.sources.find import find_any, find_published
+from segsr_model.prepare.sources.splits import draw_split
 
 MIN_TRAIN_SIZE = 256  # pixels of HR: the paper's 64 of LR, times 4
 

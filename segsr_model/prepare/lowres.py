@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numba import njit
 
-from segsr_arch.resize import resize_matrix
+from segsr_arch.layers.resize import resize_matrix
 
 _UNIT = 2.0**-22  # of the weights
 

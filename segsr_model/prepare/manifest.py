@@ -13,10 +13,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from segsr_model.cli import CommandError
-from segsr_model.paths import is_file_name
-from segsr_model.prepare.images import write_file
-from segsr_model.prepare.splits import PARTS
+from segsr_model.errors import CommandError
+from segsr_model.files import is_file_name, write_file
+from segsr_model.prepare.sources.splits import PARTS
 
 MANIFEST = 'manifest.jsonl'
 JOURNAL = 'journal.jsonl'  # until the data set is complete

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from segsr_model.prepare.images import ImageError, Scene, encode_png, link_or_write, pixel_sum, write_file
+from segsr_model.files import write_atomically, write_file
+from segsr_model.images.plain import ImageError, Scene, encode_png, pixel_sum
 from segsr_model.prepare.lowres import downscale
 from segsr_model.prepare.plan import Item
 
@@ -67,7 +71,7 @@ def make_pairs(
             encoded[hr.shape] = encode_png(hr), pixel_sum(hr)
         content, hr_sum = encoded[hr.shape]
         twins = [twin / part / 'HR' / file_name for twin in twin_folders if twin != folder]
-        link_or_write(folder / part / 'HR' / file_name, content, twins=twins)
+        _link_or_write(folder / part / 'HR' / file_name, content, twins=twins)
         write_file(folder / part / 'LR' / file_name, encode_png(lr))
         records[scale] = {
             'name': item.name,
@@ -80,3 +84,13 @@ def make_pairs(
             'lr': pixel_sum(lr),
         }
     return records
+
+
+def _link_or_write(path: Path, content: bytes, *, twins: list[Path]) -> None:
+    """Write a file, or hard-link it to one of ``twins`` that has the same content, where the file system can."""
+    for twin in twins:
+        with contextlib.suppress(OSError):
+            if twin.stat().st_size == len(content) and twin.read_bytes() == content:
+                write_atomically(path, functools.partial(os.link, twin), durable=False)
+                return
+    write_file(path, content)

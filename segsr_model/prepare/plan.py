@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from segsr_model.cli import CommandError
-from segsr_model.prepare.catalogue import class_of
-from segsr_model.prepare.find import number_names
-from segsr_model.prepare.images import MOST_PIXELS, ImageError, Scene, Window
-from segsr_model.prepare.sources import ImageFile, Source
-from segsr_model.prepare.splits import read_split
+from segsr_model.errors import CommandError
+from segsr_model.images.plain import MOST_PIXELS, ImageError, ImageFile, Scene, Window
+from segsr_model.prepare.sources.archives import Source
+from segsr_model.prepare.sources.catalogue import class_of
+from segsr_model.prepare.sources.find import number_names
+from segsr_model.prepare.sources.splits import read_split
 
 MOST_TILES = 1_000_000  # of an image
 OpenScene = Callable[[ImageFile], Scene]

@@ -16,8 +16,7 @@ from pathlib import Path
 import lmdb
 from tqdm import tqdm
 
-from segsr_model.prepare.images import ImageError, explain_errors, open_plain, pixel_sum
-from segsr_model.prepare.sources import ImageFile
+from segsr_model.images.plain import ImageError, ImageFile, explain_errors, open_plain, pixel_sum
 
 _KINDS = {'HR': 'hr', 'LR': 'lr'}  # folder -> key in the manifest
 

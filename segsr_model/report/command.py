@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from segsr_model.cli import CommandError
-from segsr_model.outputs import write_output
+from segsr_model.errors import CommandError
+from segsr_model.files import write_output
 from segsr_model.report.fill import fill
 from segsr_model.report.formats import to_csv, to_latex, to_markdown
 from segsr_model.report.paper import paper_tables

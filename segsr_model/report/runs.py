@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segsr_model.cli import CommandError
+from segsr_model.errors import CommandError
 from segsr_model.option_files import read_options
 from segsr_model.report.paper import check_rows, read_row
-from segsr_model.scores import read_scores, whole_lines
+from segsr_model.testing.scores import read_scores, whole_lines
 
 RECIPE = ('kernel', 'made_by', 'pixels_sha256')
 Values = tuple[float, float]
@@ -24,7 +24,7 @@ class Run:
 
     Attributes:
         path: its scores file.
-        protocol: see `segsr_model.protocol`.
+        protocol: see `segsr_model.testing.protocol`.
         average: (SSIM, PSNR).
         classes: (SSIM, PSNR) by scene class.
         channel: what they were measured on, such as "Y, crop 4".

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from segsr_model.cli import CommandError
-from segsr_model.scores import read_scores
+from segsr_model.errors import CommandError
+from segsr_model.testing.scores import read_scores
 
 EXAMPLES = """example:
   segsr scores results/test_Bicubic_x4 results/test_SeGSR_HAT_x4"""

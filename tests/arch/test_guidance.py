@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from . import formulas
+from tests.arch import formulas
 
 NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']
 KEYS = ('unit_descriptors', 'global_descriptor', 'scene_context')

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from segsr_arch.lmm import LMM
-
-from . import formulas
+from tests.arch import formulas
 
 
 def moved(module):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import segsr_arch
-
-from . import formulas
+from tests.arch import formulas
 
 NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']
 GUIDANCE = ['none', 'add', 'feature', 'map']

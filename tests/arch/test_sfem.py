@@ -9,8 +9,7 @@ from open_clip.model import resize_pos_embed
 
 from segsr_arch.options import EncoderOptions
 from segsr_arch.sfem import SFEM
-
-from . import formulas
+from tests.arch import formulas
 
 PATCH, HEADS = 8, 4
 

@@ -7,8 +7,7 @@ import torch
 
 from segsr_arch.options import LocalizationOptions, OptionError
 from segsr_arch.slm import SLM
-
-from . import formulas
+from tests.arch import formulas
 
 DIM = 24
 VARIANTS = [v for v in itertools.product([True, False], repeat=3) if any(v)]

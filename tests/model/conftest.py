@@ -2,16 +2,16 @@
 
 import copy
 import json
-from pathlib import Path
 
 import cv2
 import pytest
 import torch
 from basicsr.utils import get_root_logger, img2tensor, tensor2img
 
-from segsr_arch.resize import imresize
+from segsr_arch.layers.resize import imresize
+from tests import ROOT
 
-SAMPLE = Path(__file__).parents[2] / 'datasets' / 'sample' / 'Images'
+SAMPLE = ROOT / 'datasets' / 'sample' / 'Images'
 CLIP = {'embed_dim': 32, 'vision_cfg': {'image_size': 32, 'patch_size': 8, 'layers': 2, 'width': 64, 'head_width': 16},
         'text_cfg': {'context_length': 8, 'vocab_size': 16, 'width': 32, 'heads': 2, 'layers': 1}}
 

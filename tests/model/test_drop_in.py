@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 def run(*command, cwd, **environment):

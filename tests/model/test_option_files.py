@@ -9,11 +9,12 @@ import pytest
 import torch
 from basicsr.archs import build_network
 
-from segsr_model.inference import super_resolve
 from segsr_model.option_files import as_test, compose
 from segsr_model.report.paper import paper_tables, read_row
+from segsr_model.testing.inference import super_resolve
+from tests import ROOT
 
-OPTIONS = Path(__file__).parents[2] / 'options'
+OPTIONS = ROOT / 'options'
 PARTS = {'base.yml', 'EDSR.yml', 'HAT.yml', 'SeGSR.yml'}  # of the sample runs
 FILES = sorted(str(path.relative_to(OPTIONS)) for path in OPTIONS.glob('**/*.yml')
                if path.parent.name != 'base' and path.name not in PARTS)

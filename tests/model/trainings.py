@@ -17,6 +17,7 @@ import yaml
 from basicsr.utils import logger as basicsr_logger
 
 from segsr_model.option_files import compose
+from tests import ROOT
 
 KILLED = -signal.SIGKILL
 _fork = multiprocessing.get_context('fork')
@@ -32,7 +33,7 @@ def write_options(options, path, weights=None):
 
 def write_demo(folder, *, iterations, save_freq, val_freq, workers):
     """Prepare the demo's data in ``folder`` and write its options there, with small batches and the first two tiles."""
-    repository = Path(__file__).parents[2]
+    repository = ROOT
     subprocess.run([sys.executable, '-c', 'import sys; from segsr_model.cli import main; sys.exit(main())', 'prepare',
                     'folder', '--source', repository / 'datasets' / 'sample', '--out', folder / 'data', '--scale', '4'],
                    check=True, stdout=subprocess.DEVNULL)

@@ -18,12 +18,12 @@ import torch
 from basicsr.models import build_model
 from basicsr.models.sr_model import SRModel
 
-from segsr_arch.checkpointing import without_recomputing
-from segsr_arch.clip_tower import Tower
-from segsr_model.bench.command import cost
-from segsr_model.bench.measure import Work
+from segsr_arch.clip.clip_tower import Tower
+from segsr_arch.layers.checkpointing import without_recomputing
+from segsr_model.cost.bench import cost
+from segsr_model.cost.bench_runs import Work
 from segsr_model.option_files import read_options
-from segsr_model.training_step import SLOW_BF16
+from segsr_model.training.training_step import SLOW_BF16
 from tests.plain.network import make_plain
 
 

@@ -10,8 +10,8 @@ import types
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from segsr_arch.hat_arch import RHAG
-from segsr_arch.lora import LoRAAttention
+from segsr_arch.baselines.hat_arch import RHAG
+from segsr_arch.clip.lora import LoRAAttention
 
 
 def windows_of(x, size):

@@ -1,0 +1,1 @@
+"""Networks of the paper's tables that BasicSR does not have."""

@@ -1,1 +1,0 @@
-"""segsr bench: what training with an option file costs."""

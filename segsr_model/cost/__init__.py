@@ -1,0 +1,1 @@
+"""What networks cost: ``segsr profile`` counts, ``segsr bench`` measures."""

@@ -1,0 +1,1 @@
+"""Reading images: any size, window by window, with the pixels that hold no data."""

@@ -1,0 +1,1 @@
+"""What images there are: folders and archives, the published data sets, the splits."""

@@ -1,1 +1,0 @@
-"""``segsr profile``: what a network costs."""

@@ -1,0 +1,118 @@
+"""Images of a dataset that cannot be read: named, and passed over up to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from os import path as osp
+from pathlib import Path
+from typing import Any
+
+import cv2
+from basicsr.utils import get_root_logger
+from torch.utils.data import DataLoader, Dataset
+
+from segsr_model.files import printable
+
+CORRUPT_IMAGES = 'corrupt_images.txt'
+TRIED = 100  # neighbours of a corrupt image that are tried in its place
+
+
+class CorruptImageError(Exception):
+    """One line that names an image, and why it cannot be used."""
+
+
+def read_sample(dataset: Dataset, index: int) -> dict[str, Any]:
+    """A sample of ``dataset`` by its index.
+
+    Raises:
+        CorruptImageError: it cannot be read.
+    """
+    try:
+        return dataset[index]
+    except MemoryError:
+        raise
+    except Exception as error:  # BasicSR's datasets check nothing: what a damaged image raises is by chance
+        raise CorruptImageError(_describe(dataset, index, error)) from error
+
+
+def _describe(dataset: Dataset, index: int, error: Exception) -> str:
+    """Which image of a pair is damaged: 'path: reason', on one line."""
+    paths = getattr(dataset, 'paths', [])
+    named = paths[index] if index < len(paths) else f'image {index}'
+    files = [path for path in (named.values() if isinstance(named, dict) else [named]) if isinstance(path, str)]
+    reasons = [f'{path}: {reason}' for path in dict.fromkeys(files) for reason in [_unreadable(path)] if reason]
+    return printable('; '.join(reasons) or f'{" and ".join(dict.fromkeys(files))}: {type(error).__name__}: {error}')
+
+
+def _unreadable(path: str) -> str | None:
+    """What is wrong with an image file. None: nothing, or it is no file but a name in an LMDB."""
+    if not osp.isabs(path) and not osp.dirname(path):
+        return None
+    if not osp.isfile(path):
+        return 'there is no such file'
+    return 'cannot be decoded' if cv2.imread(path) is None else None
+
+
+def replaced(dataset: Dataset, index: int) -> dict[str, Any]:
+    """A sample of a training set, or the next one that can be read.
+
+    The sample has ``corrupt``: a line for each image that was passed over, to be given to `CorruptImages`.
+
+    Raises:
+        CorruptImageError: none of the next hundred can be read either.
+    """
+    lines: list[str] = []
+    for step in range(min(TRIED, len(dataset))):
+        try:
+            sample = read_sample(dataset, (index + step) % len(dataset))
+        except CorruptImageError as error:
+            lines.append(str(error))
+        else:
+            return {**sample, 'corrupt': '\n'.join(lines)}
+    raise CorruptImageError(f'{len(lines)} images in a row cannot be used, the first is {lines[0]}')
+
+
+def readable(loader: DataLoader, passed_over: CorruptImages) -> Iterator[dict[str, Any]]:
+    """The samples of a validation or test set, batch size 1, without those that cannot be read."""
+    samples = iter(loader)
+    for index in loader.sampler:
+        try:
+            yield next(samples)
+        except MemoryError:
+            raise
+        except Exception as error:  # as in `read_sample`
+            passed_over.add([_describe(loader.dataset, index, error)])
+
+
+class CorruptImages:
+    """The images that were passed over so far, and how many may be.
+
+    Args:
+        option: the limit's name in the option file.
+        limit: how many images may be passed over.
+        folder: of the run's log; the images are listed in corrupt_images.txt there.
+    """
+
+    def __init__(self, option: str, limit: int, folder: str | None) -> None:
+        self.option, self.limit, self.folder = option, limit, folder
+        self.lines: set[str] = set()
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Name images that were not named yet, in the log and in the list.
+
+        Raises:
+            CorruptImageError: there are more of them than the limit.
+        """
+        new = sorted({line for text in lines for line in text.splitlines()} - self.lines)
+        if not new:
+            return
+        self.lines.update(new)
+        if self.folder and osp.isdir(self.folder):
+            with open(Path(self.folder) / CORRUPT_IMAGES, 'a', encoding='utf-8') as file:
+                file.writelines(f'{line}\n' for line in new)
+        for line in new:
+            get_root_logger().warning(f'Corrupt image, passed over: {line}')
+        if len(self.lines) > self.limit:
+            raise CorruptImageError(
+                f'{self.option}: {len(self.lines)} image(s) cannot be used, at most {self.limit} may be passed over. '
+                f'The last is {new[-1]}. Replace it, or set a higher limit')
