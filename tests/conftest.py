@@ -139,8 +139,8 @@ def encoder(tiny_clip):
 
 
 @pytest.fixture
-def options(encoder):
-    """Makes the options of a small network, e.g. ``options('SeGSR_HAT', guidance='add', upscale=3)``."""
+def network_options(encoder):
+    """Makes the options of a small network, e.g. ``network_options('SeGSR_HAT', guidance='add', upscale=3)``."""
     def make(name, *, guidance='map', upscale=4, num_units=2, encoder_options=None, localization=None, **backbone):
         semantic = {'guidance': guidance, 'encoder': encoder(**(encoder_options or {}))}
         if localization is not None:
@@ -148,6 +148,12 @@ def options(encoder):
         return copy.deepcopy({**SMALL[name], 'upscale': upscale, 'num_units': num_units, 'semantic': semantic,
                               **backbone})
     return make
+
+
+@pytest.fixture
+def options(network_options):
+    """The same, where no other options are at hand."""
+    return network_options
 
 
 @pytest.fixture
@@ -159,10 +165,10 @@ def backbone_options():
 
 
 @pytest.fixture
-def build(options):
+def build(network_options):
     """Builds a small network as after some training: whatever starts at 0 has moved. ``fresh=True``: as built."""
     def make(name, *, fresh=False, **changes):
-        network = getattr(segsr_arch, name)(**options(name, **changes))
+        network = getattr(segsr_arch, name)(**network_options(name, **changes))
         if not fresh:
             with torch.no_grad():
                 for p in network.parameters():

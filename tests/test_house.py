@@ -12,6 +12,7 @@ ROOMS = [
     'segsr_arch.segsr_arch', 'segsr_arch',
     'segsr_model.errors', 'segsr_model.files', 'segsr_model.option_files', 'segsr_model.images', 'segsr_model.weights',
     'segsr_model.training', 'segsr_model.prepare.sources', 'segsr_model.prepare', 'segsr_model.testing',
+    'segsr_model.scenes',
     'segsr_model.report', 'segsr_model.figures', 'segsr_model.cost', 'segsr_model.checks',
     'segsr_model.semantic_guided_sr_model', 'segsr_model.basicsr_mends', 'segsr_model', 'segsr_model.cli',
 ]

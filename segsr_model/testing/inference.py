@@ -19,32 +19,48 @@ def size_multiple(net: nn.Module) -> int:
     return 1
 
 
-def super_resolve(net: nn.Module, lr: torch.Tensor, *, self_ensemble: bool = False) -> torch.Tensor:
+def alignment(net: nn.Module) -> int:
+    """What the first row and column of a tile should divide by: its windows of attention are then the scene's."""
+    backbone = getattr(net, 'backbone', net)
+    return getattr(backbone, 'multiple_of', getattr(backbone, 'window_size', size_multiple(backbone)))
+
+
+def super_resolve(net: nn.Module, lr: torch.Tensor, *, context: torch.Tensor | None = None,
+                  self_ensemble: bool = False) -> torch.Tensor:
     """Super-resolve an image of any size.
 
     Args:
         net: the network, in eval mode.
         lr: (b, 3, h, w) RGB in [0, 1].
+        context: guidance maps (b, k, h, w) that take the place of the network's own.
         self_ensemble: the mean over the 8 flips and rotations of the image (EDSR's "+", Lim et al. 2017).
 
     Returns:
         (b, 3, s h, s w).
     """
-    if not self_ensemble:
-        return _padded(net, lr)
+    return torch.stack(orientations(net, lr, context)).mean(0) if self_ensemble else _padded(net, lr, context)
+
+
+def orientations(net: nn.Module, lr: torch.Tensor, context: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """The results for the 8 flips and rotations of an image, turned back; arguments as of `super_resolve`."""
     outputs = []
     for turns in range(4):
         for flip in (False, True):
-            x = torch.rot90(lr, turns, (-2, -1))
-            sr = _padded(net, x.flip(-1) if flip else x)
+            def turned(x: torch.Tensor | None, turns: int = turns, flip: bool = flip) -> torch.Tensor | None:
+                if x is None:
+                    return None
+                x = torch.rot90(x, turns, (-2, -1))
+                return x.flip(-1) if flip else x
+
+            sr = _padded(net, turned(lr), turned(context))
             outputs.append(torch.rot90(sr.flip(-1) if flip else sr, -turns, (-2, -1)))
-    return torch.stack(outputs).mean(0)
+    return outputs
 
 
-def _padded(net: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+def _padded(net: nn.Module, lr: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
     """BasicSR's networks, unlike ours, do not take every size: extend the image by reflection, cut the result."""
     h, w = lr.shape[-2:]
     x = pad_to_multiple(lr, size_multiple(net))
-    sr = net(x)
+    sr = net(x) if context is None else net(x, context)
     scale = sr.shape[-1] // x.shape[-1]
     return sr[..., :h * scale, :w * scale]

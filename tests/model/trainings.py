@@ -1,16 +1,18 @@
 """Trainings by BasicSR's train.py in processes of their own, forked so that nothing is imported again, to be killed."""
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
+import basicsr.test
 import basicsr.train
 import torch
 import yaml
@@ -57,36 +59,57 @@ def write_demo(folder, *, iterations, save_freq, val_freq, workers):
     return path, options['name']
 
 
-def start(root, option_file, *arguments, before=lambda: None):
-    """Start a training whose experiments are in ``root``; ``before()`` runs in the new process first."""
+def start(root, option_file, *arguments, before=lambda: None, pipeline='train', environment=None):
+    """Start a run of train.py or test.py whose folders are in ``root``.
+
+    Args:
+        before: is called in the new process first.
+        environment: variables of the new process.
+    """
     (Path(root) / 'output.txt').write_text('')
     arguments = [str(argument) for argument in ('-opt', option_file, *arguments)]
-    process = _fork.Process(target=_train, args=(Path(root), arguments, before))
+    process = _fork.Process(target=_run, args=(Path(root), pipeline, arguments, before, environment or {}))
     process.start()
     return process
 
 
-def train(root, option_file, *arguments, before=lambda: None):
+def train(root, option_file, *arguments, **how):
     """Run a training to its end. Returns the exit code (negative: the signal) and what it has said."""
-    process = start(root, option_file, *arguments, before=before)
+    process = start(root, option_file, *arguments, **how)
     process.join()
     return process.exitcode, (Path(root) / 'output.txt').read_text()
 
 
-def _train(root, arguments, before):
-    output = os.open(root / 'output.txt', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def run_together(root, option_file, *arguments, processes=2, before=lambda rank: None, pipeline='train'):
+    """Run processes that find each other as those of torchrun do. Returns their exit codes and what all have said."""
+    Path(root).mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        common = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free.getsockname()[1]), 'WORLD_SIZE': str(processes),
+                  'LOCAL_WORLD_SIZE': str(processes)}
+    runs = [start(root, option_file, '--launcher', 'pytorch', *arguments, before=functools.partial(before, rank),
+                  pipeline=pipeline, environment={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+            for rank in range(processes)]
+    for each in runs:
+        each.join()
+    return [each.exitcode for each in runs], (Path(root) / 'output.txt').read_text()
+
+
+def _run(root, pipeline, arguments, before, environment):
+    output = os.open(root / 'output.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = [open(n, 'w', buffering=1, closefd=False) for n in (1, 2)]  # noqa: SIM115
     basicsr_logger.initialized_logger.clear()
     logging.getLogger('basicsr').handlers.clear()
-    sys.argv = ['train.py', *arguments]
+    sys.argv = [f'{pipeline}.py', *arguments]
+    os.environ.update(environment)
     torch.set_num_threads(1)
     before()
     try:
-        basicsr.train.train_pipeline(str(root))
-    except Exception:
-        traceback.print_exc()
+        {'train': basicsr.train.train_pipeline, 'test': basicsr.test.test_pipeline}[pipeline](str(root))
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from None
 
 
@@ -115,13 +138,13 @@ def kill_at_write(number, moment):
     return prepare
 
 
-def until(condition, process, timeout=120):
-    """Wait until ``condition()``; fails when the training has ended before."""
+def until(condition, ended, timeout=600):
+    """Wait until ``condition()``; fails when ``ended()`` is no longer None, as the training's exit code."""
     end = time.monotonic() + timeout
     while not condition():
-        if not process.is_alive() or time.monotonic() > end:
+        if ended() is not None or time.monotonic() > end:
             raise AssertionError('the training has not come so far')
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def result(root, name='run'):

@@ -1,57 +1,26 @@
-"""Real torchrun, two processes on the CPU."""
+"""Two processes on the CPU, as torchrun starts them, and once torchrun itself."""
 
+import functools
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.data import build_dataset
 from torch.utils.data import DataLoader
 
+from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel
 from segsr_model.training.distributed import share_of, timeout_of
 from tests import ROOT
-from tests.model.trainings import differences, result, train, write_options
+from tests.model.trainings import KILLED, differences, result, run_together, train, until, write_options
 
-LAUNCHER = '''
-import os, signal, sys
-import torch
-import segsr_arch
-import basicsr.test
-import basicsr.train
-from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel as Model
-
-torch.set_num_threads(1)
-root, pipeline, moment, *arguments = sys.argv[1:]
-sys.argv = [pipeline, *arguments]
-step, take_over = Model.optimize_parameters, Model.take_over
-
-def kept(self, run):
-    take_over(self, run)
-    values = torch.cat([p.detach().flatten() for p in self.net_g.parameters()])
-    torch.save(values, f'{root}/start{self.opt["rank"]}.pth')
-
-def watched(self, iteration):
-    if moment == 'wait' and iteration == 2:
-        open(f'{root}/ready{self.opt["rank"]}', 'w').close()
-    if moment == 'wait':
-        import time; time.sleep(0.2)
-    if moment == 'stop' and iteration == 3 and self.opt['rank'] == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    if moment == 'die' and iteration == 3 and self.opt['rank'] == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    step(self, iteration)
-    assert all(p.grad is not None for p in self.net_g.parameters() if p.requires_grad)
-
-Model.optimize_parameters, Model.take_over = watched, kept
-{'train': basicsr.train.train_pipeline, 'test': basicsr.test.test_pipeline}[pipeline](root)
-'''
+STEP, TAKE_OVER = SemanticGuidedSRModel.optimize_parameters, SemanticGuidedSRModel.take_over
 
 
 @pytest.fixture
@@ -63,40 +32,38 @@ def option_file(options, tmp_path):
     return write_options(options, tmp_path / 'tiny.yml')
 
 
-def launch(root, option_file, *arguments, moment='', pipeline='train', processes=2):
-    """Start processes by torchrun."""
-    root.mkdir(exist_ok=True)
-    (root / 'launcher.py').write_text(LAUNCHER)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    output = (root / 'output.txt').open('w')
-    return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
-         '--master_port', str(port), str(root / 'launcher.py'), str(root), pipeline, moment, '-opt', str(option_file),
-         '--launcher', 'pytorch', *arguments],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
-        stdout=output, stderr=output)
+def watch(root, number, rank):
+    """For ``before``: keep the first weights, demand all gradients, and send rank 1 a signal in iteration 3."""
+    def kept(self, run):
+        TAKE_OVER(self, run)
+        values = torch.cat([p.detach().flatten() for p in self.net_g.parameters()])
+        torch.save(values, f'{root}/start{rank}.pth')
+
+    def watched(self, iteration):
+        if number and iteration == 3 and rank == 1:
+            os.kill(os.getpid(), number)
+        STEP(self, iteration)
+        assert all(p.grad is not None for p in self.net_g.parameters() if p.requires_grad)
+
+    SemanticGuidedSRModel.optimize_parameters, SemanticGuidedSRModel.take_over = watched, kept
 
 
-def run(root, option_file, *arguments, **options):
-    """Run two processes to their end. Returns torchrun's exit code and what all have said."""
-    code = launch(root, option_file, *arguments, **options).wait(90)
-    return code, (root / 'output.txt').read_text()
+def run(root, option_file, *arguments, number=None):
+    return run_together(root, option_file, *arguments, before=functools.partial(watch, root, number))
 
 
 def test_two_processes_train_as_one_and_go_on_when_stopped(option_file, tmp_path):
     straight, stopped, single = [tmp_path / name for name in ('straight', 'stopped', 'single')]
-    code, together = run(straight, option_file)
-    assert code == 0 and len(validations(together)) == 3, together
+    codes, together = run(straight, option_file)
+    assert codes == [0, 0] and len(validations(together)) == 3, together
     starts = [torch.load(straight / f'start{rank}.pth') for rank in (0, 1)]
     assert torch.equal(*starts)
 
     # one of them is told to stop, both do
-    code, output = run(stopped, option_file, '--auto_resume', moment='stop')
-    assert code != 0 and 'Stopped by another process after iteration' in output, output
-    code, output = run(stopped, option_file, '--auto_resume')
-    assert code == 0 and 'Resuming training from epoch' in output, output
+    codes, output = run(stopped, option_file, '--auto_resume', number=signal.SIGTERM)
+    assert codes == [75, 75] and 'Stopped by another process after iteration' in output, output
+    codes, output = run(stopped, option_file, '--auto_resume')
+    assert codes == [0, 0] and 'Resuming training from epoch' in output, output
     assert differences(result(straight), result(stopped)) == []
 
     # the same samples in batches of 4, from the same weights
@@ -123,25 +90,47 @@ def validations(output):
 
 def test_a_killed_process_ends_the_job_with_a_message(option_file, tmp_path):
     # --local-rank is torch.distributed.launch's
-    begin = time.monotonic()
-    code, output = run(tmp_path / 'run', option_file, '--local-rank=0', moment='die')
-    assert code != 0 and 'another process of the training has ended' in output, output
-    assert time.monotonic() - begin < 60
+    codes, output = run(tmp_path / 'run', option_file, '--local-rank=0', number=signal.SIGKILL)
+    assert codes[1] == KILLED and codes[0] == 1
+    assert 'another process of the training has ended' in output and 'Traceback' not in output, output
+
+
+WAITING = '''
+import sys, time
+import segsr_arch
+import basicsr.train
+from segsr_model.semantic_guided_sr_model import SemanticGuidedSRModel as Model
+
+root, *arguments = sys.argv[1:]
+sys.argv = ['train.py', *arguments]
+step = Model.optimize_parameters
+
+def watched(self, iteration):
+    step(self, iteration)
+    open(f'{root}/ready{self.opt["rank"]}', 'w').close()
+    time.sleep(0.2)
+
+Model.optimize_parameters = watched
+basicsr.train.train_pipeline(root)
+'''
 
 
 def test_sigterm_to_torchrun_saves(option_file, tmp_path):
-    root = tmp_path / 'run'
-    process = launch(root, option_file, '--force_yml', 'train:total_iter=9999', 'val:val_freq=9999',
-                     'logger:save_checkpoint_freq=9999', moment='wait')
-    end = time.monotonic() + 60
-    while not all((root / f'ready{rank}').exists() for rank in (0, 1)):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
+    """The one test with torchrun itself: it starts the processes, and passes the signal on."""
+    (tmp_path / 'launcher.py').write_text(WAITING)
+    with (tmp_path / 'output.txt').open('w') as output:
+        process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0',
+             '--rdzv_backend=c10d', '--rdzv_endpoint=127.0.0.1:0', str(tmp_path / 'launcher.py'), str(tmp_path),
+             '-opt', str(option_file), '--launcher', 'pytorch', '--force_yml', 'train:total_iter=9999',
+             'val:val_freq=9999', 'logger:save_checkpoint_freq=9999'],
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}, stdout=output, stderr=output)
+    until(lambda: all((tmp_path / f'ready{rank}').exists() for rank in (0, 1)), process.poll, timeout=600)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
-    output = (root / 'output.txt').read_text()
+    assert process.wait(600) != 0
+    output = (tmp_path / 'output.txt').read_text()
     assert 'Stopped by SIGTERM after iteration' in output, output
-    assert len(list(root.rglob('*.state'))) == 1
+    assert len(list(tmp_path.rglob('*.state'))) == 1
 
 
 def test_shares_are_disjoint_and_complete(options):
@@ -157,23 +146,22 @@ def test_the_time_to_wait_for_others_is_checked():
         timeout_of({'timeout': 0})
 
 
-def test_two_processes_test_as_one_and_name_corrupt_images(options, option_file, tmp_path, pairs):
-    assert train(tmp_path, option_file)[0] == 0
-    (tmp_path / 'data').mkdir()
-    shutil.copytree(pairs / 'HR', tmp_path / 'data' / 'HR')
-    shutil.copytree(pairs / 'LR', tmp_path / 'data' / 'LR')
+def test_two_processes_test_as_one_and_name_corrupt_images(options, network, tmp_path, pairs):
+    shutil.copytree(pairs, tmp_path / 'data')
     damaged = tmp_path / 'data' / 'LR' / 'woodland00.png'
     damaged.write_bytes(damaged.read_bytes()[:100])
     options['datasets'] = {'test_1': {**options['datasets']['val'], 'dataroot_gt': str(tmp_path / 'data' / 'HR'),
                                       'dataroot_lq': str(tmp_path / 'data' / 'LR'), 'max_corrupt_images': 1}}
-    weights = str(next(tmp_path.rglob('net_g_6.pth')))
-    file = write_options(options, tmp_path / 'test.yml', weights)
-    code, output = run(tmp_path / 'two', file, pipeline='test')
-    assert code == 0 and f'Corrupt image, passed over: {damaged}' in output, output
-    code, output = run(tmp_path / 'one', file, pipeline='test', processes=1)
-    assert code == 0, output
-    one, two = [json.loads(next((tmp_path / name).rglob('scores_pairs.json')).read_text()) for name in ('one', 'two')]
-    assert one == two and len(one['images']) == 3
+    torch.save({'params': build_network(network).state_dict()}, tmp_path / 'net.pth')
+    file = write_options(options, tmp_path / 'test.yml', str(tmp_path / 'net.pth'))
+    scores = []
+    for processes in (2, 1):
+        root = tmp_path / str(processes)
+        codes, output = run_together(root, file, pipeline='test', processes=processes)
+        assert codes == [0] * processes and f'Corrupt image, passed over: {damaged}' in output, output
+        scores.append(json.loads(next(root.rglob('scores_pairs.json')).read_text()))
+    assert scores[0] == scores[1] and len(scores[0]['images']) == 3
     options['datasets']['test_1']['max_corrupt_images'] = 0
-    code, output = run(tmp_path / 'none', write_options(options, tmp_path / 'test.yml', weights), pipeline='test')
-    assert code != 0 and 'datasets:test_1:max_corrupt_images: 1 image(s) cannot be used' in output, output
+    write_options(options, file, str(tmp_path / 'net.pth'))
+    codes, output = run_together(tmp_path / 'none', file, pipeline='test')
+    assert codes == [1, 1] and 'datasets:test_1:max_corrupt_images: 1 image(s) cannot be used' in output, output

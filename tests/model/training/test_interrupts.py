@@ -69,7 +69,7 @@ def test_the_same_signal_again_ends_at_once(option_file, tmp_path):
 def test_a_signal_to_the_whole_group_spares_the_data_workers(option_file, tmp_path):
     process = start(tmp_path, option_file, '--force_yml', 'datasets:train:num_worker_per_gpu=2',
                     'train:total_iter=9999', 'val:val_freq=9999', before=os.setsid)
-    until(lambda: 'iter:       2' in (tmp_path / 'output.txt').read_text(), process)
+    until(lambda: 'iter:       2' in (tmp_path / 'output.txt').read_text(), lambda: process.exitcode)
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGTERM)
     process.join()

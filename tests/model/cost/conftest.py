@@ -1,0 +1,12 @@
+"""Measurements in forked processes, which need not import PyTorch again."""
+
+import multiprocessing
+
+import pytest
+
+FORK = multiprocessing.get_context('fork')
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    monkeypatch.setattr('segsr_model.cost.measuring.multiprocessing.get_context', lambda method: FORK)
