@@ -31,10 +31,10 @@ def write_atomically(path: str | Path, write: Callable[[str], Any], *, durable: 
     try:
         write(str(temporary))
         if durable:
-            _to_disk(temporary, os.O_RDWR)
+            to_disk(temporary)
         os.replace(temporary, path)
-        if durable and os.name == 'posix':  # elsewhere a folder cannot be opened
-            _to_disk(path.parent, os.O_RDONLY)
+        if durable:
+            to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,8 +44,11 @@ def write_file(path: str | Path, content: bytes) -> None:
     write_atomically(path, lambda temporary: Path(temporary).write_bytes(content), durable=False)
 
 
-def _to_disk(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def to_disk(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are on the disk."""
+    if path.is_dir() and os.name != 'posix':  # cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
