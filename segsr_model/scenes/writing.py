@@ -1,0 +1,144 @@
+"""The result as a raster: on the map, with the tags of the scene, written in whole blocks, and read again at the end."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
+from rasterio.windows import Window
+
+from segsr_model.errors import CommandError
+from segsr_model.images.scene import reading
+from segsr_model.scenes.source import Source
+from segsr_model.scenes.tiles import Span
+
+BLOCK = 512
+CHUNK = 8 * BLOCK  # columns that are written at once
+CACHE = {'GDAL_CACHEMAX': 64}  # megabytes
+NOT_KEPT = ('STATISTICS_', 'TIFFTAG_SOFTWARE')  # tags that are of other pixels
+Pixels = Callable[[Span, Span], tuple[np.ndarray, np.ndarray]]  # rows, columns -> samples (c, h, w), whether they are
+
+
+def profile_of(source: Source, scale: int, origin: tuple[int, int], size: tuple[int, int], *, count: int,
+               dtype: np.dtype, nodata: float | None) -> dict[str, Any]:
+    """What rasterio is to make: the scene's part from ``origin`` (row, column), ``size`` LR pixels, enlarged."""
+    dataset = source.dataset
+    gcps, gcps_crs = dataset.gcps
+    transform = dataset.transform * Affine.translation(origin[1], origin[0]) * Affine.scale(1 / scale)
+    return {
+        'driver': 'GTiff', 'height': scale * size[0], 'width': scale * size[1], 'count': count, 'dtype': dtype.name,
+        'nodata': nodata, 'crs': None if gcps else dataset.crs,
+        'transform': None if gcps or dataset.transform.is_identity else transform,
+        'gcps': [GroundControlPoint(scale * (each.row - origin[0]), scale * (each.col - origin[1]), each.x, each.y,
+                                    each.z, each.id, each.info) for each in gcps] or None,
+        'gcps_crs': gcps_crs, 'rpcs': dataset.rpcs and _rpc(dataset.rpcs, scale, origin)}
+
+
+def _rpc(rpc: RPC, scale: int, origin: tuple[int, int]) -> RPC:
+    """Polynomials for the enlarged pixels. They name pixels by their centres, from 0."""
+    values = rpc.to_dict()
+    for name, start in (('line', origin[0]), ('samp', origin[1])):
+        values[f'{name}_off'] = scale * (values[f'{name}_off'] - start + 0.5) - 0.5
+        values[f'{name}_scale'] *= scale
+    return RPC(**values)
+
+
+def write_raster(path: Path, profile: Mapping[str, Any], pixels: Pixels, *, source: Source, bands: list[int],
+                 tags: Mapping[str, str], cog: bool, options: Mapping[str, str], has_mask: bool,
+                 progress: Callable[[int], None] = lambda rows: None) -> None:
+    """Write a raster: it appears under its name when it is whole and was read again.
+
+    Args:
+        path: with .tif for a GeoTIFF.
+        profile: of `profile_of`.
+        pixels: gives samples and which of them hold data.
+        source: whose tags, names, units, scales, offsets and colours are kept.
+        bands: of the source, for each band of the result.
+        tags: further ones.
+        cog: as a cloud-optimised GeoTIFF.
+        options: GDAL's creation options (``--co``).
+        has_mask: write which pixels hold data as the file's mask.
+        progress: told the rows that are written.
+
+    Raises:
+        CommandError: it cannot be written, or not be read again.
+    """
+    profile = {key: value for key, value in profile.items() if value is not None}
+    gcps_crs, gcps, rpcs = profile.pop('gcps_crs', None), profile.pop('gcps', None), profile.pop('rpcs', None)
+    kind = np.dtype(profile['dtype']).kind
+    layout = {'tiled': True, 'blockxsize': BLOCK, 'blockysize': BLOCK, 'bigtiff': 'IF_SAFER', 'compress': 'DEFLATE',
+              'zlevel': 1 if cog else 6, 'predictor': 3 if kind == 'f' else 2,
+              'interleave': 'pixel' if profile['count'] <= 4 else 'band'}
+    last = {} if cog else dict(options)
+    temporary = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}.part.tif')
+    copied = temporary.with_suffix('.cog.tif')
+    try:
+        with reading(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, **CACHE):
+            with rasterio.open(temporary, 'w', **profile, **{**layout, **last}) as file:
+                _describe(file, source, bands, tags)
+                if gcps:
+                    file.gcps = gcps, gcps_crs
+                if rpcs:
+                    file.rpcs = rpcs
+                for rows, columns in blocks(file.height, file.width):
+                    samples, valid = pixels(rows, columns)
+                    window = Window(columns.start, rows.start, columns.length, rows.length)
+                    file.write(samples, window=window)
+                    if has_mask:
+                        file.write_mask(valid, window=window)
+                    if columns.stop == file.width:
+                        progress(rows.length)
+            if cog:
+                rasterio.shutil.copy(temporary, copied, driver='COG', **{
+                    'compress': 'DEFLATE', 'predictor': 'YES', 'blocksize': BLOCK, 'bigtiff': 'IF_SAFER',
+                    'overview_resampling': 'AVERAGE', **options})
+                os.replace(copied, temporary)
+            _read_again(temporary, profile)
+            os.replace(temporary, path)
+    finally:
+        for each in (temporary, copied):
+            each.unlink(missing_ok=True)
+
+
+def blocks(height: int, width: int) -> Iterator[tuple[Span, Span]]:
+    """Whole blocks of a raster, row by row, some at once."""
+    for top in range(0, height, BLOCK):
+        for left in range(0, width, CHUNK):
+            yield Span(top, min(top + BLOCK, height)), Span(left, min(left + CHUNK, width))
+
+
+def _describe(file: rasterio.io.DatasetWriter, source: Source, bands: list[int], tags: Mapping[str, str]) -> None:
+    """Names, units, colours and tags."""
+    dataset = source.dataset
+    file.descriptions = [dataset.descriptions[band - 1] for band in bands]
+    file.units = [dataset.units[band - 1] or '' for band in bands]
+    file.scales = [dataset.scales[band - 1] for band in bands]
+    file.offsets = [dataset.offsets[band - 1] for band in bands]
+    file.colorinterp = [ColorInterp.undefined if dataset.colorinterp[band - 1] == ColorInterp.palette
+                        else dataset.colorinterp[band - 1] for band in bands]
+    kept = {key: value for key, value in dataset.tags().items() if not key.startswith(NOT_KEPT)}
+    file.update_tags(**{**kept, **tags})
+    for number, band in enumerate(bands, 1):
+        own = {key: value for key, value in dataset.tags(band).items() if not key.startswith(NOT_KEPT)}
+        if own:
+            file.update_tags(number, **own)
+
+
+def _read_again(path: Path, profile: Mapping[str, Any]) -> None:
+    with rasterio.open(path) as file:
+        found = (file.height, file.width, file.count, file.dtypes[0])
+        wanted = tuple(profile[key] for key in ('height', 'width', 'count', 'dtype'))
+        if found != wanted:
+            raise CommandError(f"'{path}' was to be {wanted} and is {found}")
+        for _, window in file.block_windows(1):
+            file.read(window=window)
