@@ -54,6 +54,7 @@ setup(
         'opencv-python',
         'pillow',
         'pyyaml',
+        'rasterio>=1.3',
         'safetensors',
         'setuptools; python_version >= "3.12"',  # BasicSR imports distutils, which only setuptools still has
         'torch>=2.4',
@@ -61,10 +62,9 @@ setup(
         'tqdm',
     ],
     extras_require={
-        'geo': ['rasterio>=1.3'],  # GeoTIFF
         'rar': ['rarfile>=4'],  # rar archives; needs the tool unrar, unar, 7z or bsdtar too
         'metrics': ['pyiqa'],  # LPIPS, DISTS and others
-        'test': ['hypothesis>=6', 'pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff', 'spandrel'],
+        'test': ['hypothesis>=6', 'pytest>=7', 'rarfile>=4', 'ruff', 'spandrel'],
     },
     entry_points={'console_scripts': ['segsr = segsr_model.cli:main']},
     cmdclass={'build_py': BuildWithPth},

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from os import path as osp
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from segsr_model.checks.blocks import TEXT, Block, number, whole
+from segsr_model.images.plain import ImageError, decode
 
 COUNT = whole(1)
 HINT = '"segsr prepare --help" says how to make it'
 MOST_OPENED = 1000  # images of a training set; validation sets are looked at as a whole
+MOST_SHOWN = 5
 FOLDERS = {'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'), 'SingleImageDataset': ('dataroot_lq',)}
+
+
+class TooDeepError(ValueError):
+    """An image of more than 8 bits, which BasicSR's loader would cut."""
 
 
 def data_problems(opt: Block) -> Iterator[str]:
@@ -62,16 +68,23 @@ def _problems(opt: Block, dataset: Block, folders: list[str], found: list[Images
     names = sorted(hr)
     if training or len(found) == 1:
         names = names[::math.ceil(len(names) / MOST_OPENED)]
-    sizes, tolerated = {}, dataset.get('max_corrupt_images', whole(0), 0)
-    for name in names:
+
+    def look(name: str) -> list[tuple[int, int]] | ValueError:
         try:
-            sizes[name] = [images[key] or _size(osp.join(folder, key)) for key, images, folder in
-                           zip((name, partner[name]), found, folders)]
+            return [images[key] or _measure(osp.join(folder, key)) for key, images, folder in
+                    zip((name, partner[name]), found, folders)]
         except ValueError as error:
-            if not tolerated:
-                yield f'{dataset.where}: {error}'
-                return
-            tolerated -= 1
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        looks = dict(zip(names, pool.map(look, names)))
+    errors = [error for error in looks.values() if isinstance(error, ValueError)]
+    too_deep = any(isinstance(error, TooDeepError) for error in errors)
+    if too_deep or len(errors) > dataset.get('max_corrupt_images', whole(0), 0):
+        more = f'; and {len(errors) - MOST_SHOWN} more' * (len(errors) > MOST_SHOWN)
+        yield f'{dataset.where}: {"; ".join(map(str, errors[:MOST_SHOWN]))}{more}'
+        return
+    sizes = {name: size for name, size in looks.items() if not isinstance(size, ValueError)}
     if sizes and len(found) == 2:
         yield from _sizes(opt, dataset, folders[0], sizes, exact=training)
 
@@ -179,15 +192,27 @@ def _open_sample(folder: str, dataset: Block, name: str) -> None:
             content = transaction.get(name.encode('ascii'))
         if content is None:
             raise ValueError('it is not in the database')
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-    except Exception as error:  # LMDB's or Pillow's, for whatever is damaged
-        raise ValueError(f"{dataset.where}: '{name}' of '{folder}' cannot be read: {error}") from None
+        _sides(content)
+    except Exception as error:  # LMDB's, for whatever is damaged, or ours
+        raise ValueError(f"{dataset.where}: '{name}' of '{folder}': {error}") from None
 
 
-def _size(path: str) -> tuple[int, int]:
+def _measure(path: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:  # Pillow's, for a damaged header or a decompression bomb
-        raise ValueError(f"'{path}' cannot be read as an image: {error}") from None
+        return _sides(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise type(error)(f"'{path}': {error}") from None
+
+
+def _sides(content: bytes) -> tuple[int, int]:
+    """Width and height of an image, as BasicSR's loader decodes it."""
+    try:
+        image = decode(content)
+    except ImageError as error:
+        raise ValueError(str(error)) from None
+    if image.dtype != np.uint8:
+        raise TooDeepError(f'its samples are {image.dtype}, and BasicSR cuts them to 8 bits: "segsr prepare folder '
+                           '--value-range LOW HIGH" makes 8-bit images')
+    return image.shape[1], image.shape[0]

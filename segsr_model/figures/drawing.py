@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 from basicsr.metrics import calculate_psnr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from segsr_model.errors import CommandError
-from segsr_model.images.plain import MOST_PIXELS
+from segsr_model.images.plain import ImageError, decode
 
 WIDTH = 7.16  # inches, two columns of the IEEE's page
 GAP = 0.06  # inches between pictures
@@ -27,37 +24,20 @@ PICTURES = ('.png', '.pdf')
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """8-bit BGR (h, w, 3); a grey image thrice.
+    """8-bit BGR (h, w, 3), as BasicSR's loader reads it.
 
     Raises:
         CommandError: no such file, no image, or more than 8 bits.
     """
     if not Path(path).is_file():
         raise CommandError(f"there is no image '{path}'")
-    if pixels(path) > MOST_PIXELS:
-        raise CommandError(f"'{path}' has more than {MOST_PIXELS:,} pixels")
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise CommandError(f"cannot read '{path}' as an image")
+        image = decode(Path(path).read_bytes())
+    except (ImageError, OSError) as error:
+        raise CommandError(f"cannot read '{path}': {error}") from None
     if image.dtype != np.uint8:
         raise CommandError(f"'{path}' is {image.dtype}; 8-bit images only")
     return image
-
-
-def pixels(path: str | Path) -> int:
-    """How many pixels an image has, by its header; 0 if Pillow cannot tell."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.width * image.height
-    except Image.DecompressionBombError:
-        return MOST_PIXELS + 1
-    except Exception:  # its many readers raise anything; OpenCV, which reads the image, will say what is wrong
-        return 0
 
 
 def size_of(image: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 With --hr, also bicubic enlargement and HR, with PSNR and SSIM (Y channel, border crop = scale). The suffix of each
 --out says what is written: a picture (.png, .pdf), arrays (.npz: maps, lr, bicubic, sr, hr; .npy: the maps, k x h x w)
-or a GeoTIFF with one band per unit, on the LR image's pixels and with its georeference (.tif; needs rasterio).
+or a GeoTIFF with one band per unit, on the LR image's pixels and with its georeference (.tif).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segsr_arch.layers.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
 from segsr_model.errors import CommandError
 from segsr_model.figures.drawing import FONT_SIZE, GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
-from segsr_model.figures.maps_files import LAYERS, require_rasterio, write_arrays, write_layers
+from segsr_model.figures.maps_files import LAYERS, write_arrays, write_layers
 from segsr_model.files import check_output, write_output
 from segsr_model.weights.loading import add_network_arguments, network_from_options
 
@@ -67,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
         check_output(path, (*PICTURES, *ARRAYS, *LAYERS), [*args.lr, *(args.hr or ())])
         if len(args.lr) > 1 and not path.lower().endswith(PICTURES):
             raise CommandError(f"--out '{path}' takes the maps of one image; --lr names {len(args.lr)}")
-        if path.lower().endswith(LAYERS):
-            require_rasterio()
     images = [(read_image(lr), read_image(hr) if hr else None) for lr, hr in zip(args.lr, hr_paths)]
     net = load(args)
     for path, other, (lr, hr) in zip(args.lr, hr_paths, images):

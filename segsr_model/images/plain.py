@@ -1,12 +1,12 @@
-"""Reading an image, whole or in windows, and writing it as PNG."""
+"""8-bit images as BasicSR's loader sees them, PNG files, and what all readers of images share."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
+import warnings
 from pathlib import Path
-from typing import NamedTuple, Protocol, Union
+from typing import Union
 
 import cv2
 import numpy as np
@@ -15,94 +15,62 @@ from PIL import Image
 # Level 1 with run-length matching: smaller, faster to write and to read than zlib's default on aerial images.
 PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # where Pillow takes an image for a decompression bomb
-_EIGHT_BIT_MODES = {'RGB', 'RGBA', 'RGBX', 'L', 'LA', 'P', 'PA', '1', 'CMYK', 'YCbCr'}
 ImageFile = Union[Path, io.BytesIO]
-_GDAL_NODATA = 42113  # TIFF tag
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ImageError says what is wrong with an image
+warnings.filterwarnings('ignore', module='PIL')  # it reads headers only, and MOST_PIXELS is the limit
 
 
 class ImageError(Exception):
     """An image that cannot be used, and why."""
 
 
-class Window(NamedTuple):
-    """A rectangle in pixels."""
+def decode(content: bytes, *, turned: bool = True) -> np.ndarray:
+    """Decode an image as BasicSR's loader does, by OpenCV, but keep samples of more than 8 bits.
 
-    top: int
-    left: int
-    height: int
-    width: int
+    Palette, grey and CMYK images become BGR, alpha is dropped. A JPEG file that is cut off is refused; OpenCV 4 gives
+    the loader what is there of it.
 
+    Args:
+        content: The file's.
+        turned: Whether the file's orientation mark (EXIF) is followed, as the loader does.
 
-class Scene(Protocol):
-    """An opened image.
-
-    Attributes:
-        size: Height and width in pixels.
-    """
-
-    size: tuple[int, int]
-
-    def read(self, window: Window | None = None) -> np.ndarray:
-        """The image, or a window of it: (h, w, 3) uint8 RGB."""
-
-    def is_valid(self, window: Window) -> bool:
-        """Whether each pixel of the window holds data."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
-class PlainScene:
-    """An 8-bit image that Pillow reads: grey and palette images become RGB, an alpha channel is dropped."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self.image = image
-        self.size = (image.height, image.width)
-
-    def read(self, window: Window | None = None) -> np.ndarray:
-        with explain_errors():
-            return np.array(self._crop(window).convert('RGB'))
-
-    def is_valid(self, window: Window) -> bool:
-        if self.image.mode not in ('RGBA', 'LA', 'PA'):
-            return True
-        with explain_errors():
-            return self._crop(window).getchannel('A').getextrema()[0] > 0
-
-    def close(self) -> None:
-        self.image.close()
-
-    def _crop(self, window: Window | None) -> Image.Image:
-        if window is None:
-            return self.image
-        return self.image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
-
-
-def open_plain(file: ImageFile) -> PlainScene:
-    """Open an 8-bit image. Only its header is read yet.
+    Returns:
+        (h, w, 3) BGR; uint8 for all but images of more than 8 bits, of which the loader keeps the high byte.
 
     Raises:
-        ImageError: Pillow cannot read it, it has samples of more than 8 bits, or pixels that it marks as missing.
+        ImageError: OpenCV cannot decode it, it is cut off, or it has more than :data:`MOST_PIXELS`.
     """
-    with explain_errors():
-        image = Image.open(file)
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise ImageError(f'its samples are {image.mode}, not 8-bit')
-    if image.format == 'TIFF' and _GDAL_NODATA in image.tag_v2:
-        raise ImageError('it has a GDAL nodata value')
-    return PlainScene(image)
-
-
-@contextlib.contextmanager
-def explain_errors():
-    """Turn what Pillow raises for a damaged image into an :class:`ImageError` of one line."""
+    if _is_cut_off(content):
+        raise ImageError('it is cut off')
+    if _pixels(content) > MOST_PIXELS:
+        raise ImageError(f'it has more than {MOST_PIXELS:,} pixels')
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        yield
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... depending on the format
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith('cannot identify image file'):
-            reason = 'not an image, or a damaged one'
-        raise ImageError(reason) from error
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError('it cannot be decoded: damaged, cut off, or no image that OpenCV reads')
+    return image
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether it is a JPEG or PNG file without its last mark."""
+    if content.startswith(b'\xff\xd8'):
+        return content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')  # end, start of a scan; a thumbnail comes first
+    return content.startswith(b'\x89PNG') and content.rfind(b'IEND') < 0
+
+
+def _pixels(content: bytes) -> int:
+    """How many pixels an image has, by its header; 0 if Pillow cannot tell."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except Exception:  # its many readers raise anything; OpenCV, which reads the image, fails on a damaged one
+        return 0
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -6,8 +6,7 @@ import argparse
 import functools
 
 from segsr_model.errors import CommandError
-from segsr_model.images.geotiff import open_any
-from segsr_model.images.plain import open_plain
+from segsr_model.images.scene import Scene
 from segsr_model.prepare.build import Job
 from segsr_model.prepare.plan import Item, apply_list, plan_published, plan_sum, plan_tiles, plan_whole
 from segsr_model.prepare.sources.archives import describe_archive, open_source
@@ -35,7 +34,7 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
             notes.append(describe_archive(args.source, published_bytes=catalogue.archive_bytes,
                                           published_md5=catalogue.archive_md5))
         named, others = find_published(source, catalogue, allow_incomplete=args.allow_incomplete)
-        open_scene, reading = open_plain, {}
+        open_scene, reading = Scene, {}
         items = plan_published(named, side=catalogue.side)
     else:
         if args.value_range and args.value_range[0] >= args.value_range[1]:
@@ -43,10 +42,10 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
             raise CommandError(f'--value-range {low:g} {high:g}: the first must be lower')
         named, others = find_any(source)
         reading = {'bands': args.bands, 'value_range': args.value_range, 'tile': args.tile}
-        open_scene = functools.partial(open_any, bands=args.bands, value_range=args.value_range)
+        open_scene = functools.partial(Scene, bands=args.bands, value_range=args.value_range)
         if args.tile:
-            items, barren = plan_tiles(named, source, open_scene, tile=args.tile)
-            notes += [f'{path}: no whole tile of {args.tile} pixels with data, left out' for path in barren]
+            items, left_out = plan_tiles(named, source, open_scene, tile=args.tile)
+            notes += left_out
         else:
             items = plan_whole(named, source, open_scene)
     labels = {class_of(item.name) for item in items}

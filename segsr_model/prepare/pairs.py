@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from segsr_model.files import write_atomically, write_file
-from segsr_model.images.plain import ImageError, Scene, encode_png, pixel_sum
+from segsr_model.images.plain import ImageError, encode_png, pixel_sum
+from segsr_model.images.scene import Scene
 from segsr_model.prepare.lowres import downscale
 from segsr_model.prepare.plan import Item
 

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from segsr_model.errors import CommandError
-from segsr_model.images.plain import MOST_PIXELS, ImageError, ImageFile, Scene, Window
+from segsr_model.images.plain import MOST_PIXELS, ImageError, ImageFile
+from segsr_model.images.scene import BESIDE, Scene, Window
 from segsr_model.prepare.sources.archives import Source
 from segsr_model.prepare.sources.catalogue import class_of
 from segsr_model.prepare.sources.find import number_names
@@ -19,6 +20,7 @@ from segsr_model.prepare.sources.splits import read_split
 
 MOST_TILES = 1_000_000  # of an image
 OpenScene = Callable[[ImageFile], Scene]
+Seen = TypeVar('Seen')
 
 
 class Item(NamedTuple):
@@ -45,58 +47,62 @@ def plan_published(named: Mapping[str, str], *, side: int) -> list[Item]:
 
 
 def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) -> list[Item]:
-    """Whole images of any size. Raises CommandError with all those that cannot be opened."""
-    items, problems = [], []
-    for name, path in named.items():
-        try:
-            with _opened(source, path, open_scene) as scene:
-                height, width = scene.size
-                if height * width > MOST_PIXELS:
-                    raise ImageError(f'its {height} x {width} pixels are too many for one image: cut it with --tile')
-                items.append(Item(name, path, None, height, width))
-        except CommandError as error:
-            problems.append(str(error))
-    if problems:
-        raise CommandError(f'{len(problems)} unusable images, nothing was written: {"; ".join(problems[:10])}')
-    return items
+    """Whole images of any size. Raises CommandError with all those that cannot be used."""
+    def look(scene: Scene) -> tuple[int, int]:
+        height, width = scene.size
+        if height * width > MOST_PIXELS:
+            raise ImageError(f'its {height} x {width} pixels are too many for one image: cut it with --tile')
+        scene.require_data()
+        return scene.size
+
+    sizes = _look_into(named, source, open_scene, look)
+    return [Item(name, path, None, *sizes[name]) for name, path in named.items()]
 
 
 def plan_tiles(
     named: Mapping[str, str], source: Source, open_scene: OpenScene, *, tile: int,
-) -> tuple[list[Item], dict[str, int]]:
+) -> tuple[list[Item], list[str]]:
     """Cut each image into square tiles, side by side, that do not overlap.
 
     What remains at the right and lower edges is left out, and so is a tile with pixels that hold no data.
 
     Returns:
-        The tiles, numbered within their class in order of image, row and column; and for each image that yields none,
-        its path and smaller side in pixels.
+        The tiles, numbered within their class in order of image, row and column; and what was left out, in lines for
+        the user.
 
     Raises:
-        CommandError: An image cannot be opened, or there is no tile at all.
+        CommandError: Images cannot be used, all of which are named, or there is no tile at all.
     """
+    def look(scene: Scene) -> tuple[list[Window], int, int]:
+        """The tiles that hold data, how many do not, and the smaller side in pixels."""
+        height, width = scene.size
+        if (height // tile) * (width // tile) > MOST_TILES:
+            raise ImageError(f'its {height} x {width} pixels would be more than {MOST_TILES:,} tiles')
+        corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
+        windows = [Window(top, left, tile, tile) for top, left in corners]
+        valid = [window for window in windows if scene.is_valid(window)]
+        return valid, len(windows) - len(valid), min(height, width)
+
+    looks = _look_into(named, source, open_scene, look)
     tiles: dict[str, list[tuple[str, Window]]] = defaultdict(list)
-    barren = {}
-    for name, path in named.items():
-        with _opened(source, path, open_scene) as scene:
-            height, width = scene.size
-            if (height // tile) * (width // tile) > MOST_TILES:
-                raise ImageError(f'its {height} x {width} pixels would be more than {MOST_TILES:,} tiles')
-            corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
-            windows = [Window(top, left, tile, tile) for top, left in corners]
-            valid = [window for window in windows if scene.is_valid(window)]
-        tiles[class_of(name)] += [(path, window) for window in valid]
-        if not valid:
-            barren[path] = min(height, width)
+    for name, (windows, _, _) in looks.items():
+        tiles[class_of(name)] += [(named[name], window) for window in windows]
     items = [
         Item(name, path, window, tile, tile)
         for label, members in tiles.items()
         for name, (path, window) in zip(number_names(label, len(members)), members)
     ]
+    empty = {named[name]: count for name, (_, count, _) in looks.items() if count}
+    missing = (f'{sum(empty.values()):,} tiles with pixels that hold no data are left out: '
+               + ', '.join(f'{count} of {path}' for path, count in itertools.islice(empty.items(), 3))
+               + f' and those of {len(empty) - 3} more images' * (len(empty) > 3))
     if not items:
-        raise CommandError(f'--tile {tile}: no image holds a whole tile of that size; the largest smaller side is '
-                           f'{max(barren.values())}')
-    return items, barren
+        largest = max(side for _, _, side in looks.values())
+        raise CommandError(f'--tile {tile}: no image holds a whole tile of that size with data; the largest smaller '
+                           f'side is {largest}{f"; {missing}" * bool(empty)}')
+    barren = [named[name] for name, (windows, _, _) in looks.items() if not windows]
+    notes = [f'{path}: no whole tile of {tile} pixels with data, left out' for path in barren]
+    return items, notes + [missing] * bool(empty)
 
 
 def apply_list(items: Iterable[Item], list_path: Path) -> dict[str, str]:
@@ -126,10 +132,23 @@ def plan_sum(items: Iterable[Item], split: Mapping[str, str], source: Source) ->
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _opened(source: Source, path: str, open_scene: OpenScene) -> Iterator[Scene]:
-    try:
-        with contextlib.closing(open_scene(source.open(path))) as scene:
-            yield scene
-    except (ImageError, OSError) as error:
-        raise CommandError(f'{path}: {error}') from error
+def _look_into(
+    named: Mapping[str, str], source: Source, open_scene: OpenScene, look: Callable[[Scene], Seen],
+) -> dict[str, Seen]:
+    """What ``look`` returns for each opened image, by name. Raises CommandError with all that cannot be used."""
+    seen, problems = {}, []
+    for name, path in named.items():
+        try:
+            file = source.open(path)
+            beside = [path + suffix for suffix in BESIDE if path + suffix in source.sizes]
+            if beside and not isinstance(file, Path):
+                raise ImageError(f'{beside[0]} says which pixels hold data, and cannot be read in an archive: unpack '
+                                 'it and give the folder')
+            with contextlib.closing(open_scene(file)) as scene:
+                seen[name] = look(scene)
+        except (ImageError, OSError) as error:
+            problems.append(f'{path}: {error}')
+    if problems:
+        shown = '; '.join(problems[:10]) + f'; and {len(problems) - 10} more' * (len(problems) > 10)
+        raise CommandError(f'{len(problems)} unusable images, nothing was written: {shown}')
+    return seen

@@ -8,15 +8,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import lmdb
 from tqdm import tqdm
 
-from segsr_model.images.plain import ImageError, ImageFile, explain_errors, open_plain, pixel_sum
+from segsr_model.images.plain import ImageError, decode, pixel_sum
 
 _KINDS = {'HR': 'hr', 'LR': 'lr'}  # folder -> key in the manifest
 
@@ -40,7 +38,7 @@ def find_faults(folder: Path, records: list[dict], *, workers: int) -> list[str]
             expected = {f'{record["name"]}.png': record[key] for record in members}
             found = {file.name for file in place.iterdir()} if place.is_dir() else set()
             faults += [f'{place / name}: not in the manifest' for name in sorted(found - expected.keys())]
-            files = [(str(place / name), partial(_existing, place / name), wanted) for name, wanted in expected.items()]
+            files = [(str(place / name), partial(_content, place / name), wanted) for name, wanted in expected.items()]
             faults += _compare(files, workers)
             if place.with_suffix('.lmdb').is_dir():
                 faults += _in_own_process(_compare_lmdb, place.with_suffix('.lmdb'), members, key, workers)
@@ -68,27 +66,29 @@ def _compare_lmdb(path: Path, members: list[dict], key: str, workers: int) -> li
         return faults + _compare(entries, workers)
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ImageError('missing')
-    return path
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError('missing') from None
+    except OSError as error:
+        raise ImageError(f'cannot be read: {error.strerror}') from None
 
 
-def _value(env: lmdb.Environment, name: bytes) -> BytesIO:
+def _value(env: lmdb.Environment, name: bytes) -> bytes:
     with env.begin() as txn:
         content = txn.get(name)
     if content is None:
         raise ImageError('missing')
-    return BytesIO(content)
+    return content
 
 
-def _compare(entries: list[tuple[str, Callable[[], ImageFile], str]], workers: int) -> list[str]:
-    """A fault for each (title, way to get at the file, pixel checksum) that does not fit."""
-    def fault(entry: tuple[str, Callable[[], ImageFile], str]) -> str | None:
-        title, get_file, wanted = entry
+def _compare(entries: list[tuple[str, Callable[[], bytes], str]], workers: int) -> list[str]:
+    """A fault for each (title, way to get the file's content, pixel checksum) that does not fit."""
+    def fault(entry: tuple[str, Callable[[], bytes], str]) -> str | None:
+        title, get_content, wanted = entry
         try:
-            with closing(open_plain(get_file())) as scene, explain_errors():
-                found = pixel_sum(scene.read())
+            found = pixel_sum(decode(get_content())[..., ::-1])
         except ImageError as error:
             return f'{title}: {error}'
         return None if found == wanted else f'{title}: its pixels are not those of the manifest'

@@ -7,11 +7,11 @@ from os import path as osp
 from pathlib import Path
 from typing import Any
 
-import cv2
-from basicsr.utils import get_root_logger
+from basicsr.utils import FileClient, get_root_logger
 from torch.utils.data import DataLoader, Dataset
 
 from segsr_model.files import printable
+from segsr_model.images.plain import decode
 
 CORRUPT_IMAGES = 'corrupt_images.txt'
 TRIED = 100  # neighbours of a corrupt image that are tried in its place
@@ -36,21 +36,45 @@ def read_sample(dataset: Dataset, index: int) -> dict[str, Any]:
 
 
 def _describe(dataset: Dataset, index: int, error: Exception) -> str:
-    """Which image of a pair is damaged: 'path: reason', on one line."""
+    """Which image of a pair is damaged: 'path: reason', on one line. It is sought as the dataset reads it."""
     paths = getattr(dataset, 'paths', [])
     named = paths[index] if index < len(paths) else f'image {index}'
-    files = [path for path in (named.values() if isinstance(named, dict) else [named]) if isinstance(path, str)]
-    reasons = [f'{path}: {reason}' for path in dict.fromkeys(files) for reason in [_unreadable(path)] if reason]
-    return printable('; '.join(reasons) or f'{" and ".join(dict.fromkeys(files))}: {type(error).__name__}: {error}')
+    images = [(key.removesuffix('_path'), path) for key, path in
+              (named.items() if isinstance(named, dict) else [('lq', named)]) if isinstance(path, str)]
+    faults = [(_place(dataset, kind, path), _fault(dataset, kind, path)) for kind, path in images]
+    known = '; '.join(dict.fromkeys(f'{place}: {fault}' for place, fault in faults if fault))
+    places = ' and '.join(dict.fromkeys(place for place, _ in faults))
+    return printable(known or f'{places}: {type(error).__name__}: {error}')
 
 
-def _unreadable(path: str) -> str | None:
-    """What is wrong with an image file. None: nothing, or it is no file but a name in an LMDB."""
-    if not osp.isabs(path) and not osp.dirname(path):
+def _place(dataset: Dataset, kind: str, path: str) -> str:
+    """A path, or a name in an LMDB and which one that is."""
+    folder = str(getattr(dataset, f'{kind}_folder', ''))
+    return f'{folder}, {path}' if folder.endswith('.lmdb') else path
+
+
+def _fault(dataset: Dataset, kind: str, path: str) -> str | None:
+    """What is wrong with an image; None: nothing, or it is a dataset that reads in its own way."""
+    if not hasattr(dataset, 'file_client'):
         return None
-    if not osp.isfile(path):
+    try:
+        content = _client(dataset).get(path, kind)
+        if content is None:
+            return 'it is not in the LMDB'
+        decode(bytes(content))
+    except FileNotFoundError:
         return 'there is no such file'
-    return 'cannot be decoded' if cv2.imread(path) is None else None
+    except Exception as error:  # the backend's, or ImageError
+        return getattr(error, 'strerror', None) or str(error)
+    return None
+
+
+def _client(dataset: Dataset) -> FileClient:
+    """What a dataset reads with; in a process whose workers do that, one like it."""
+    if dataset.file_client is None:
+        options = dict(dataset.io_backend_opt)
+        return FileClient(options.pop('type'), **options)
+    return dataset.file_client
 
 
 def replaced(dataset: Dataset, index: int) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def test_a_test_of_damaged_training_options_is_reported(written):
 
 @pytest.mark.parametrize(('spoil', 'expected'), [
     (lambda root: (root / 'LR' / 'meadow01.png').unlink(), 'has no image of the same name'),
-    (lambda root: (root / 'LR' / 'meadow01.png').write_text('no image'), 'cannot be read as an image'),
+    (lambda root: (root / 'LR' / 'meadow01.png').write_text('no image'), 'it cannot be decoded'),
     (lambda root: cv2.imwrite(str(root / 'HR' / 'meadow01.png'), cv2.imread(str(root / 'HR' / 'meadow01.png'))[:63]),
      'is 64 x 63; for an LR image of 16 x 16 at x4 it must be 64 x 64')])
 def test_the_images_of_training_belong_together(written, pairs, tmp_path, spoil, expected):

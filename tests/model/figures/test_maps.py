@@ -159,11 +159,3 @@ def test_networks_without_maps_are_named(change, message, network, pairs, tmp_pa
                  '--out', str(tmp_path / 'maps.png')]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'maps.png').exists()
-
-
-def test_missing_rasterio_is_said_before_the_network_is_built(trained, pairs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    monkeypatch.setattr('segsr_model.figures.maps.network_from_options', None)
-    assert main(['maps', '-opt', trained[1], '--lr', str(pairs / 'LR' / 'meadow00.png'),
-                 '--out', str(tmp_path / 'maps.tif')]) == 2
-    assert "GeoTIFF layers need rasterio: pip install 'segsr[geo]'" in capsys.readouterr().err

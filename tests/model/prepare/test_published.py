@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segsr_model.images.plain import ImageError, PlainScene, pixel_sum
+from segsr_model.images.plain import ImageError, pixel_sum
 from segsr_model.prepare import build as build_module
 from segsr_model.prepare.lowres import downscale
 from segsr_model.prepare.manifest import read_manifest
@@ -200,8 +200,7 @@ def test_bad_images_are_all_named_and_nothing_stays(prepare, small_aid, tmp_path
     code, _, err = prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
     assert code == 2
     assert '2 unusable images, nothing was written' in err
-    assert f'{names[2]}: ' in err
-    assert 'runcated' in err
+    assert f'{names[2]}: it is cut off' in err
     assert f'{names[7]}: not an image, or a damaged one' in err
     assert err.count('\n') == 1
     assert not (tmp_path / 'out').exists()
@@ -212,22 +211,13 @@ def test_sixteen_bit_images_are_refused(prepare, small_aid, tmp_path):
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(stream, 'PNG')
     small_aid['AID/Pond/pond_3.jpg'] = stream.getvalue()
     _, _, err = prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
-    assert 'AID/Pond/pond_3.jpg: its samples are I;16, not 8-bit' in err
+    assert 'AID/Pond/pond_3.jpg: its samples are uint16' in err
 
 
 def test_too_small_for_the_scale(prepare, small_ucmerced, tmp_path):
     small_ucmerced['UCMerced_LandUse/Images/beach/beach00.TIF'] = encode(photo(3, 40, seed=0), 'TIFF')
     _, _, err = prepare('ucmerced', '--source', pack(tmp_path / 'a.zip', small_ucmerced), '--out', tmp_path / 'out')
     assert 'it has 3 x 40 pixels, too few for scale 4' in err
-
-
-def test_grey_palette_and_alpha_become_rgb(tmp_path):
-    rgb = photo(8, 8, seed=1)
-    grey = Image.fromarray(rgb).convert('L')
-    assert np.array_equal(PlainScene(grey).read(), np.repeat(np.asarray(grey)[..., None], 3, 2))
-    alpha = Image.fromarray(rgb)
-    alpha.putalpha(100)
-    assert np.array_equal(PlainScene(alpha).read(), rgb)
 
 
 def test_full_disk_is_seen_before_work_begins(prepare, small_aid, tmp_path, monkeypatch):

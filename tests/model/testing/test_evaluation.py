@@ -279,7 +279,7 @@ def test_images_that_belong_together_are_accepted(own_pairs):
     (lambda root: cv2.imwrite(str(root / 'LR' / 'meadow01.png'), cv2.imread(str(root / 'LR' / 'meadow01.png'))[:, :12]),
      r"datasets:val: '.*HR/meadow01\.png' is 64 x 64; for an LR image of 12 x 16 at x4 it must be 48 x 64"),
     (lambda root: (root / 'LR' / 'meadow01.png').write_text('no image'),
-     r"datasets:val: '.*LR/meadow01\.png' cannot be read as an image"),
+     r"datasets:val: '.*LR/meadow01\.png': it cannot be decoded"),
     (lambda root: [path.unlink() for path in root.glob('*/*.png')], r"datasets:val: '.*HR' has no images"),
 ])
 def test_images_that_do_not_are_named(own_pairs, spoil, message):

@@ -40,7 +40,7 @@ def index_of(data, name):
 @pytest.mark.parametrize('kind', ['HR', 'LR'])
 def test_the_damaged_image_of_a_pair_is_named(options, damaged, kind):
     path = damaged(kind, 'meadow01')
-    with pytest.raises(CorruptImageError, match=f'^{re.escape(str(path))}: cannot be decoded$'):
+    with pytest.raises(CorruptImageError, match=f'^{re.escape(str(path))}: it is cut off$'):
         read_sample(dataset(options), index_of(dataset(options), 'meadow01'))
     data = dataset(options)
     path.unlink()
@@ -55,7 +55,7 @@ def test_the_next_image_that_can_be_read_stands_in_and_says_so(options, damaged)
     damaged('LR', second.stem)
     sample = replaced(data, 3)
     assert sample['lq_path'] == str(third)
-    assert sample['corrupt'] == (f"{data.paths[3]['gt_path']}: cannot be decoded\n{second}: cannot be decoded")
+    assert sample['corrupt'] == (f"{data.paths[3]['gt_path']}: it is cut off\n{second}: it is cut off")
     assert replaced(data, 2)['corrupt'] == ''
 
 
@@ -90,7 +90,7 @@ def test_a_training_stops_saved_and_goes_on_with_a_higher_limit(options, damaged
     code, output = train(tmp_path, file, '--auto_resume')
     assert code == 1 and 'Traceback' not in output
     assert 'datasets:train:max_corrupt_images: 1 image(s) cannot be used, at most 0' in output
-    assert 'woodland01.png: cannot be decoded' in output
+    assert 'woodland01.png: it is cut off' in output
     done = int(re.search(r'Iteration (\d) is saved', output).group(1))
     code, output = train(tmp_path, patient, '--auto_resume')
     assert code == 0, output
@@ -107,7 +107,7 @@ def test_a_validation_names_it_and_leaves_it_out(options, damaged, log, limit):
     loader = build_dataloader(dataset(options, 'val'), options['datasets']['val'])
     if limit:
         model.validation(loader, 3, None)
-        assert f'{path}: cannot be decoded' in log.text
+        assert f'{path}: it is cut off' in log.text
         results = model.metric_results
         for folder in (path.parent, path.parents[1] / 'HR'):
             (folder / path.name).unlink()
