@@ -9,20 +9,18 @@ channels side by side, and depthwise convolutions are faster so on a CPU.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from segsr_arch.layers.padding import pad_to_multiple
+from segsr_arch.layers.relu_attention import relu_attention
 
 CROSS_SCALE_HEADS = 2
 MULTIPLE = 4  # of the sides: the maps of the third scale are a quarter as large
-CPU_CHUNK, CHUNK = 2**18, 2**27  # elements of the attention matrices in work at a time: on a CPU, about a cache
-LEAST_QUERIES = 64  # at a time, whatever the image's size: fewer make slow matrix products
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -45,85 +43,43 @@ def scale_of(width: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(1, width, 1, 1))
 
 
+def to_tokens(maps: Tensor, heads: int, count: int = 1) -> tuple[Tensor, ...]:
+    """``count`` maps side by side, (b, count m c, h, w), each as the pixels of m heads, (b, m, h w, c)."""
+    return rearrange(maps, 'b (t m c) h w -> t b m (h w) c', t=count, m=heads).unbind()
+
+
+def to_map(tokens: Tensor, height: int) -> Tensor:
+    """(b, m, h w, c) -> (b, m c, h, w)."""
+    return rearrange(tokens, 'b m (h w) c -> b (m c) h w', h=height)
+
+
 def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
     """Attention of channels to channels, which are compared over all pixels.
 
     Args:
-        q, k: (b, m c, h, w) and (b, m d, h, w) of m heads; each channel is divided by its norm.
-        v: (b, m d, y, x), of these pixels or of some of them.
+        q, k: (b, m, n, c) and (b, m, n, d) of m heads; each channel is divided by its norm.
+        v: (b, m, l, d), of these pixels or of some of them.
         temperature: (m, 1, 1), a factor on the products of each head. Negative products count as 0.
 
     Returns:
-        (b, m c, y, x).
+        (b, m, l, c).
     """
-    heads, (height, width) = len(temperature), v.shape[-2:]
-    q, k, v = (rearrange(t, 'b (m c) h w -> b m (h w) c', m=heads) for t in (q, k, v))
     scores = temperature * (F.normalize(q, dim=2).transpose(2, 3) @ F.normalize(k, dim=2))
-    out = v @ scores.relu().softmax(-1).transpose(2, 3)
-    return rearrange(out, 'b m (h w) c -> b (m c) h w', h=height, w=width)
+    return v @ scores.relu().softmax(-1).transpose(2, 3)
 
 
 def pixel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
     """Attention of pixels to pixels, which are compared over a head's channels.
 
     Args:
-        q, k, v: (b, m c, h, w) of m heads; a pixel of q and k is divided by its norm.
+        q, k, v: (b, m, n, c) of m heads; each pixel of q and k is divided by its norm.
         temperature: (m, 1, 1), a factor on the products of each head. Negative products count as 0.
 
     Returns:
-        (b, m c, h, w).
+        (b, m, n, c).
     """
-    heads, (height, width) = len(temperature), v.shape[-2:]
-    q, k, v = (rearrange(t, 'b (m c) h w -> b m (h w) c', m=heads) for t in (q, k, v))
-    q, k = (t.to(v.dtype) for t in (temperature * F.normalize(q, dim=-1), F.normalize(k, dim=-1)))
-    out = _ReluAttention.apply(*(t.flatten(0, 1) for t in (q, k, v)))
-    return rearrange(out, '(b m) (h w) c -> b (m c) h w', m=heads, h=height, w=width)
-
-
-class _ReluAttention(torch.autograd.Function):
-    """softmax(relu(q k^T)) v of (b, n, c), which PyTorch's fused attention has no way to compute.
-
-    Rows of the (n, n) matrices are independent: both ways work off some at a time, and backward computes them again, so
-    that memory grows with n and not with its square.
-    """
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        out = torch.empty_like(v, memory_format=torch.contiguous_format)
-        for some, rows in _parts(q):
-            scores = torch.bmm(q[some, rows], k[some].transpose(1, 2)).relu_()
-            out[some, rows] = torch.bmm(torch.softmax(scores, -1, out=scores), v[some])
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = ctx.saved_tensors
-        d_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-        d_k, d_v = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (k, v))
-        for some, rows in _parts(q):
-            q_, k_, d_out_ = q[some, rows], k[some], d_out[some, rows]
-            scores = torch.bmm(q_, k_.transpose(1, 2)).relu_()
-            weights = torch.softmax(scores, -1)
-            d_weights = torch.bmm(d_out_, v[some].transpose(1, 2))
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_scores = torch.ops.aten.threshold_backward(d_scores, scores, 0)
-            d_q[some, rows] = torch.bmm(d_scores, k_)
-            d_k[some] += torch.bmm(d_scores.transpose(1, 2), q_)
-            d_v[some] += torch.bmm(weights.transpose(1, 2), d_out_)
-        return d_q, d_k, d_v
-
-
-def _parts(q: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Which images and which of their queries are in work at a time; q is (b, n, c)."""
-    images, n, _ = q.shape
-    chunk = CPU_CHUNK if q.device.type == 'cpu' else CHUNK
-    rows = min(n, max(LEAST_QUERIES, chunk // n))
-    together = max(1, chunk // (rows * n))
-    for image in range(0, images, together):
-        for row in range(0, n, rows):
-            yield slice(image, image + together), slice(row, row + rows)
+    q, k = temperature * F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    return relu_attention(*(t.to(v.dtype).flatten(0, 1) for t in (q, k, v))).unflatten(0, v.shape[:2])
 
 
 def gated(x: Tensor, norm: nn.Module, expand: nn.Module, reduce: nn.Module, scale: Tensor) -> Tensor:
@@ -148,12 +104,13 @@ class CEMBlock(nn.Module):
         self.conv5 = nn.Conv2d(width, width, 1)
         self.gamma = scale_of(width)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What attention adds: three maps (b, c, h, w) -> one."""
-        return self.project_out(channel_attention(q, k, v, self.temperature)) * self.beta
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, height: int) -> Tensor:
+        """What attention adds: (b, m, h w, c) each -> (b, m c, h, w)."""
+        return self.project_out(to_map(channel_attention(q, k, v, self.temperature), height)) * self.beta
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attend(*self.qkv_dwconv(self.qkv(self.norm1(x))).chunk(3, 1))
+        qkv = to_tokens(self.qkv_dwconv(self.qkv(self.norm1(x))), len(self.temperature), 3)
+        x = x + self.attend(*qkv, x.shape[2])
         return gated(x, self.norm2, self.conv4, self.conv5, self.gamma)
 
 
@@ -166,9 +123,9 @@ class SCEMBlock(CEMBlock):
         self.project_out2 = nn.Conv2d(width, width, 1)
         self.beta2 = scale_of(width)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (super().attend(q, k, v)
-                + self.project_out2(pixel_attention(q, k, v, self.temperature2)) * self.beta2)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, height: int) -> Tensor:
+        out = self.project_out2(to_map(pixel_attention(q, k, v, self.temperature2), height)) * self.beta2
+        return super().attend(q, k, v, height) + out
 
 
 class CIM(nn.Module):
@@ -208,12 +165,14 @@ class CIM(nn.Module):
         size = maps[0].shape[-2:]
         normed = [self.part('normq{}', key)(x) for (key, *_), x in zip(self.SCALES, maps)]
         k, v = self.kv_dwconv(self.kv(torch.cat([F.interpolate(x, size) for x in normed], 1))).chunk(2, 1)
+        (k,) = to_tokens(k, CROSS_SCALE_HEADS)
         out = []
         for (key, key_, factor), x, y, project in zip(
                 self.SCALES, maps, normed, (self.project_out, self.project_out1, self.project_out1)):
             q = self.part('q{}_dwconv', key)(F.interpolate(self.part('q{}', key)(y), size))
-            y = channel_attention(q, k, v[..., ::factor, ::factor], self.part('temperature{}', key))
-            x = x + project(y) * self.part('beta{}', key)
+            (q,), (values,) = (to_tokens(t, CROSS_SCALE_HEADS) for t in (q, v[..., ::factor, ::factor]))
+            attended = channel_attention(q, k, values, self.part('temperature{}', key))
+            x = x + project(to_map(attended, x.shape[2])) * self.part('beta{}', key)
             feed_forward = (self.part(name, key_) for name in ('norm2{}', 'conv4{}', 'conv5{}'))
             out.append(gated(x, *feed_forward, self.part('gamma{}', key)))
         return tuple(out)
