@@ -14,6 +14,11 @@ from segsr_arch.sfem import SFEM
 from segsr_arch.slm import SLM
 
 
+def _check_shape(context: torch.Tensor, expected: tuple[int, ...]) -> None:
+    if context.shape != expected:
+        raise ValueError(f'the context of this image must be {expected}, not {tuple(context.shape)}')
+
+
 class NoGuidance(nn.Module):
     """ID 1: the plain backbone, and what all guidances share.
 
@@ -32,6 +37,10 @@ class NoGuidance(nn.Module):
         """LR image (b, 3, h, w) in [0, 1] -> context."""
         return None
 
+    def check_context(self, context: Any, lr: torch.Tensor) -> None:
+        """ValueError: a context is not what `forward` gives for an image of this size."""
+        raise ValueError('a network with guidance: none takes no context')
+
     def modulate(self, i: int, feat: torch.Tensor, context: Any) -> torch.Tensor:
         """Feature (b, c, H, W) of unit i, H >= h and W >= w by the backbone's padding -> guided feature."""
         return feat
@@ -48,6 +57,12 @@ class LocalGuidance(NoGuidance):
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
         """I_l (b, d, gh, gw) and the LR image's size."""
         return self.sfem(lr)[1], lr.shape[-2:]
+
+    def check_context(self, context: tuple[torch.Tensor, torch.Size], lr: torch.Tensor) -> None:
+        local, size = context if isinstance(context, tuple) and len(context) == 2 else (context, None)
+        if size != lr.shape[-2:]:
+            raise ValueError('the context is not of local features and the size of this image')
+        _check_shape(local, (len(lr), self.sfem.dim, *self.sfem.grid(*size)))
 
     def project(self, i: int, feat: torch.Tensor, context: tuple[torch.Tensor, torch.Size]) -> torch.Tensor:
         """Unit i's view of I_l, brought to the pixels of its feature: (b, c, H, W)."""
@@ -91,6 +106,9 @@ class MapGuidance(NoGuidance):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """LR image (b, 3, h, w) -> guidance maps M_i (b, k, h, w) in [-1, 1] (Eq. 8)."""
         return self.sfem.to_pixels(self.slm(*self.sfem(lr)), *lr.shape[-2:])
+
+    def check_context(self, context: torch.Tensor, lr: torch.Tensor) -> None:
+        _check_shape(context, (len(lr), len(self.lmm), *lr.shape[-2:]))
 
     def modulate(self, i: int, feat: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         return self.lmm[i](feat, pad_to_size(context[:, i:i + 1], *feat.shape[-2:]))

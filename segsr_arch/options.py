@@ -57,9 +57,9 @@ def _require(condition: bool, option: str, value: Any, expected: str) -> None:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """CLIP's image tower and its LoRA (Table V)."""
+    """CLIP's image tower and its LoRA (Table V). ``model`` may be a model config itself, as in a release file."""
 
-    model: str = 'ViT-B-16'
+    model: str | Mapping[str, Any] = 'ViT-B-16'
     pretrained: str | None = 'openai'
     lora_rank: int = 32
     lora_alpha: float | None = None
@@ -67,7 +67,8 @@ class EncoderOptions:
     lora_targets: tuple[str, ...] = LORA_TARGETS
 
     def __post_init__(self):
-        _require(isinstance(self.model, str), 'model', self.model, "an open_clip model name or a model-config's path")
+        _require(isinstance(self.model, (str, Mapping)), 'model', self.model,
+                 "an open_clip model name, a model config's path or a model config")
         _require(self.pretrained is None or isinstance(self.pretrained, str), 'pretrained', self.pretrained,
                  'an open_clip tag, a weights file, or ~ for random weights')
         _require(type(self.lora_rank) is int and self.lora_rank >= 0, 'lora_rank', self.lora_rank, 'an integer >= 0')
@@ -78,6 +79,11 @@ class EncoderOptions:
         _require(isinstance(self.lora_targets, (list, tuple)) and len(self.lora_targets) > 0
                  and all(target in LORA_TARGETS for target in self.lora_targets),
                  'lora_targets', self.lora_targets, 'a list of qkv and ffn')
+
+    @property
+    def model_name(self) -> str:
+        """The model, for messages."""
+        return self.model if isinstance(self.model, str) else 'a model config in the options'
 
 
 @dataclass(frozen=True)

@@ -63,17 +63,25 @@ class SeGSR(nn.Module):
         self.guidance = GUIDANCE[options.guidance](
             options=options, num_units=self.backbone.num_units, num_feat=self.backbone.num_feat, upscale=self.upscale)
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+    def forward(self, lr: torch.Tensor, context: Any = None) -> torch.Tensor:
         """Super-resolve.
 
         Args:
             lr: (b, 3, h, w) RGB in [0, 1], any h and w.
+            context: what ``guidance(lr)`` gives, made elsewhere, such as for a scene of which ``lr`` is a tile; with
+                guidance: map (b, k, h, w) maps in [-1, 1]. None: CLIP looks at ``lr``.
 
         Returns:
             (b, 3, s h, s w).
+
+        Raises:
+            ValueError: the context does not fit the network or ``lr``.
         """
         h, w = lr.shape[-2:]
-        context = self.guidance(lr)
+        if context is None:
+            context = self.guidance(lr)
+        else:
+            self.guidance.check_context(context, lr)
         feat = skip = self.backbone.head(pad_to_multiple(lr, self.backbone.multiple_of))
         for i in range(self.backbone.num_units):
             feat = self.guidance.modulate(i, self.backbone.unit(i, feat), context)

@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import nn
 
-from segsr_arch.clip.clip_tower import load_tower, set_quick_gelu
-from segsr_arch.clip.lora import add_lora
+from segsr_arch.clip.clip_tower import fingerprint, load_tower, set_quick_gelu
+from segsr_arch.clip.lora import add_lora, merge_lora
 from segsr_arch.layers.checkpointing import recomputed
 from segsr_arch.options import EncoderOptions
 
@@ -47,6 +47,10 @@ class SFEM(nn.Module):
         self.stores_tower = tower.source['sha256'] is None
         for name in ('mean', 'std'):
             self.register_buffer(name, torch.tensor(tower.source[name]).view(1, 3, 1, 1), persistent=False)
+
+    def grid(self, h: int, w: int) -> tuple[int, int]:
+        """How many of CLIP's patches an LR image of h x w pixels has: (ceil(s h / P), ceil(s w / P))."""
+        return -(-h * self.upscale // self.patch_size), -(-w * self.upscale // self.patch_size)
 
     def position_embedding(self, h: int, w: int) -> torch.Tensor:
         """CLIP's position embedding for an h x w grid, (1 + h w, c): 2-D bicubic, the class token's untouched."""
@@ -99,6 +103,19 @@ class SFEM(nn.Module):
         grid = F.pad(grid, (0, 1, 0, 1), mode='replicate')  # so that rounding cannot make the result too small
         pixels = F.interpolate(grid, scale_factor=self.patch_size / self.upscale, mode='bilinear', align_corners=False)
         return pixels[..., :h, :w]
+
+    def merge_lora(self) -> None:
+        """Add LoRA's increments to the frozen weights, for use only: the same features to rounding, without LoRA.
+
+        The tower is then that of ``lora_rank: 0``, and another one than it was: it is kept in ``state_dict``.
+        """
+        merge_lora(self.visual)
+        self.frozen = [name for name, _ in self.named_parameters()]
+        found = self.source['sha256'] is not None
+        self.source = {**self.source, 'lora_alpha': 0,
+                       'sha256': fingerprint(self.visual.state_dict()) if found else None,
+                       'pretrained': f"{self.source['pretrained']} with LoRA merged" if found else None}
+        self.stores_tower = True
 
     def get_extra_state(self) -> torch.Tensor:
         return torch.frombuffer(bytearray(json.dumps(self.source).encode()), dtype=torch.uint8)

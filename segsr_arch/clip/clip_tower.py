@@ -40,8 +40,10 @@ class Tower:
     source: dict[str, Any]
 
 
-def _read_config(model: str) -> dict[str, Any]:
+def _read_config(model: str | Mapping[str, Any]) -> dict[str, Any]:
     import open_clip
+    if isinstance(model, Mapping):
+        return _check_config(model, 'it')
     if model.endswith('.json'):
         path = Path(model).expanduser()
         try:
@@ -53,10 +55,7 @@ def _read_config(model: str) -> dict[str, Any]:
             raise OptionError(f"{OPTION}:model: '{model}' is not a JSON file: {error}") from None
         if isinstance(config, dict) and 'model_cfg' in config:  # open_clip_config.json, with its normalisation
             config = {**config['model_cfg'], 'preprocess_cfg': config.get('preprocess_cfg', {})}
-        if not isinstance(config, dict) or not {'embed_dim', 'vision_cfg'} <= set(config):
-            raise OptionError(f"{OPTION}:model: '{model}' is not an open_clip model config: it needs embed_dim and "
-                              'vision_cfg')
-        return config
+        return _check_config(config, f"'{model}'")
     try:
         config = open_clip.get_model_config(model)
     except Exception as error:  # a model of another place (hf-hub:, local-dir:) that is not there
@@ -67,6 +66,12 @@ def _read_config(model: str) -> dict[str, Any]:
         raise OptionError(f"{OPTION}:model: open_clip has no model '{model}'"
                           + (f'; near are {near}' if near else '') + "; a model config's path ends in .json")
     return config
+
+
+def _check_config(config: Any, what: str) -> dict[str, Any]:
+    if not isinstance(config, Mapping) or not {'embed_dim', 'vision_cfg'} <= set(config):
+        raise OptionError(f'{OPTION}:model: {what} is not an open_clip model config: it needs embed_dim and vision_cfg')
+    return dict(config)
 
 
 def _fetch(model: str, tag: str, tag_config: Mapping[str, Any]) -> Path:
@@ -189,7 +194,7 @@ def load_tower(options: EncoderOptions) -> Tower:
     config = _read_config(options.model)
     if options.pretrained is None:
         quick_gelu = bool(config.get('quick_gelu', False))
-        visual = _build(config, quick_gelu, options.model)
+        visual = _build(config, quick_gelu, options.model_name)
         return Tower(visual, _source(options, visual, quick_gelu, None, config.get('preprocess_cfg', {})))
     visual, weights, tag_config, quick_gelu = _read_tower(options, config)
     weights = {key: value.float() for key, value in weights.items()}  # now that their shapes are known to be right
@@ -197,6 +202,18 @@ def load_tower(options: EncoderOptions) -> Tower:
     visual.requires_grad_(False)
     preprocess = {**config.get('preprocess_cfg', {}), **tag_config}
     return Tower(visual, _source(options, visual, quick_gelu, fingerprint(weights), preprocess))
+
+
+def model_config(options: EncoderOptions, source: Mapping[str, Any]) -> dict[str, Any]:
+    """The model config of a tower, for `EncoderOptions.model`: with the tower's weights all that is needed to build it.
+
+    Args:
+        options: that it was built from.
+        source: of the `Tower`.
+    """
+    config = _read_config(options.model)
+    return {'embed_dim': config['embed_dim'], 'vision_cfg': dict(config['vision_cfg']),
+            'quick_gelu': source['quick_gelu'], 'preprocess_cfg': {key: source[key] for key in ('mean', 'std')}}
 
 
 def check_tower(options: EncoderOptions) -> None:
@@ -208,7 +225,7 @@ def check_tower(options: EncoderOptions) -> None:
     config = _read_config(options.model)
     if options.pretrained is None:
         with torch.device('meta'):
-            _build(config, False, options.model)
+            _build(config, False, options.model_name)
     else:
         _read_tower(options, config)
 
@@ -216,11 +233,11 @@ def check_tower(options: EncoderOptions) -> None:
 def _read_tower(options: EncoderOptions, config: Mapping[str, Any]) -> tuple[
         nn.Module, dict[str, torch.Tensor], dict[str, Any], bool]:
     """The tower without values, its weights, what open_clip knows about them, and whether it takes QuickGELU."""
-    path, tag_config = _find_weights(options.model, options.pretrained)
+    path, tag_config = _find_weights(options.model_name, options.pretrained)
     weights, openai = _read_weights(path)
     quick_gelu = openai or bool(config.get('quick_gelu', False)) or bool(tag_config.get('quick_gelu', False))
     with torch.device('meta'):  # no time is spent on an initialisation that is about to be overwritten
-        visual = _build(config, quick_gelu, options.model)
+        visual = _build(config, quick_gelu, options.model_name)
     expected = visual.state_dict()
     wrong = [f'{k} is missing' for k in expected if k not in weights]
     wrong += [f'{k} is not part of the model' for k in weights if k not in expected]
@@ -229,13 +246,13 @@ def _read_tower(options: EncoderOptions, config: Mapping[str, Any]) -> tuple[
     wrong += [f'{k} holds no plain numbers' for k in expected if k in weights and not holds_numbers(weights[k])]
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise OptionError(f"{OPTION}:pretrained: '{path}' does not hold the image tower of {options.model}: "
+        raise OptionError(f"{OPTION}:pretrained: '{path}' does not hold the image tower of {options.model_name}: "
                           f'{"; ".join(wrong[:3])}{more}')
     return visual, weights, tag_config, quick_gelu
 
 
 def _source(options: EncoderOptions, visual: nn.Module, quick_gelu: bool, sha256: str | None,
             preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    return {'model': options.model, 'pretrained': options.pretrained, 'sha256': sha256, 'quick_gelu': quick_gelu,
+    return {'model': options.model_name, 'pretrained': options.pretrained, 'sha256': sha256, 'quick_gelu': quick_gelu,
             'heads': visual.transformer.resblocks[0].attn.num_heads, 'mean': list(preprocess.get('mean', OPENAI_MEAN)),
             'std': list(preprocess.get('std', OPENAI_STD))}

@@ -28,6 +28,15 @@ def lora_linear(weight: torch.Tensor, bias: torch.Tensor | None, options: Encode
     return layer
 
 
+def merged_linear(layer: loralib.Linear) -> nn.Linear:
+    """A frozen linear that is the same to rounding, without a pair: its weight is W* (Eq. 2)."""
+    linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    linear.weight.data = layer.weight.data + layer.scaling * layer.lora_B.data @ layer.lora_A.data
+    if layer.bias is not None:
+        linear.bias.data = layer.bias.data
+    return linear.requires_grad_(False)
+
+
 class LoRAAttention(nn.Module):
     """CLIP's self-attention with low-rank pairs of their own for q, k and v (Eq. 3), in nn.MultiheadAttention's place.
 
@@ -43,6 +52,14 @@ class LoRAAttention(nn.Module):
             lora_linear(w.clone(), b.clone(), options)
             for w, b in zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)))
         self.out_proj = attention.out_proj
+
+    def merged(self) -> nn.MultiheadAttention:
+        """The same attention to rounding, with its pairs added to the frozen weights."""
+        attention = nn.MultiheadAttention(self.out_proj.in_features, self.num_heads, batch_first=True)
+        attention.in_proj_weight.data = torch.cat([merged_linear(layer).weight for layer in (self.q, self.k, self.v)])
+        attention.in_proj_bias.data = torch.cat([layer.bias for layer in (self.q, self.k, self.v)])
+        attention.out_proj = self.out_proj
+        return attention.requires_grad_(False).train(self.training)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, need_weights: bool = False,
                 attn_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
@@ -65,9 +82,20 @@ def add_lora(visual: nn.Module, options: EncoderOptions) -> None:
         if 'qkv' in options.lora_targets:
             if not isinstance(block.attn, nn.MultiheadAttention) or not block.attn.batch_first:
                 raise OptionError('network_g:semantic:encoder:lora_targets: qkv needs a tower with plain multi-head '
-                                  f'attention; {options.model} has {type(block.attn).__name__}')
+                                  f'attention; {options.model_name} has {type(block.attn).__name__}')
             block.attn = LoRAAttention(block.attn, options)
         if 'ffn' in options.lora_targets:
             for name in ('c_fc', 'c_proj'):
                 linear = getattr(block.mlp, name)
                 setattr(block.mlp, name, lora_linear(linear.weight, linear.bias, options))
+
+
+def merge_lora(visual: nn.Module) -> None:
+    """Undo `add_lora` in place, with what was trained added to the frozen weights."""
+    for block in visual.transformer.resblocks:
+        if isinstance(block.attn, LoRAAttention):
+            block.attn = block.attn.merged()
+        for name in ('c_fc', 'c_proj'):
+            layer = getattr(block.mlp, name)
+            if isinstance(layer, loralib.Linear):
+                setattr(block.mlp, name, merged_linear(layer))

@@ -61,9 +61,9 @@ def windows_of(image: Tensor, side: int, shift: int) -> Windows:
     kinds = [windows] if not shift else [
         windows[:, rows, columns] for rows in (slice(-1), slice(-1, None)) for columns in (slice(-1), slice(-1, None))]
     kinds = [kind.flatten(0, 2) for kind in kinds]
-    pixels = torch.cat(kinds)
-    return Windows(pixels, pixels.flatten().argsort(), tuple(len(kind) for kind in kinds),
-                   _shift_mask(side, shift, image.device) if shift else None)
+    pixels, counts = torch.cat(kinds), tuple(kind.shape[0] for kind in kinds)  # not len, which a trace forgets
+    mask = _shift_mask(side, shift, image.device) if shift else None
+    return Windows(pixels, pixels.flatten().argsort(), counts, mask)
 
 
 def _shift_mask(side: int, shift: int, device: torch.device) -> Tensor:
@@ -104,17 +104,20 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor
     Returns:
         (windows, n, m, c).
     """
-    attention = _Windowwise.apply if q.device.type in WINDOWWISE else _fused
-    return attention(q, k, v, bias, mask, tuple(counts), q.shape[-1]**-0.5 if scale is None else scale)
+    scale = q.shape[-1]**-0.5 if scale is None else scale
+    if torch.is_grad_enabled() and q.device.type in WINDOWWISE:
+        return _Windowwise.apply(q, k, v, bias, mask, tuple(int(count) for count in counts), scale)
+    return _fused(q, k, v, bias, mask, counts, scale)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, counts: tuple[int, ...],
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None, counts: Sequence[int],
            scale: float) -> Tensor:
     """`window_attention` by PyTorch's fused attention, which is called once for each kind of mask."""
-    k, v = (t.reshape(len(q), -1, *q.shape[2:]) for t in (k, v))
+    k, v = (t.reshape(-1, bias.shape[-1], *q.shape[2:]) for t in (k, v))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    kinds = [(slice(None), bias.to(q.dtype))] if mask is None else _kinds(bias, mask, counts, len(q), q.dtype)
     outs = [F.scaled_dot_product_attention(q[some], k[some], v[some], attn_mask=added[None], scale=scale)
-            for some, added in _kinds(bias, mask, counts, len(q), q.dtype)]
+            for some, added in kinds]
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
     return out.transpose(1, 2)
 
@@ -152,7 +155,7 @@ class _Windowwise(torch.autograd.Function):
         return d_q, d_k.view(shape), d_v.view(shape), d_bias.to(bias.dtype), None, None, None
 
 
-def _kinds(bias: Tensor, mask: Tensor | None, counts: tuple[int, ...], windows: int,
+def _kinds(bias: Tensor, mask: Tensor | None, counts: Sequence[int], windows: int,
            dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """The windows of each kind, and what is added to their scaled products, (m, n, l)."""
     if mask is None:

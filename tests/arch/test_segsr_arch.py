@@ -178,3 +178,38 @@ def test_checkpointing_in_a_guided_network(build):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('guidance', ['add', 'feature', 'map'])
+@pytest.mark.parametrize('name', NAMES)
+def test_context_made_elsewhere(build, name, guidance):
+    """It is what the network would have made itself, and CLIP is not asked again."""
+    net, lr = build(name, guidance=guidance), torch.rand(2, 3, 5, 7)
+    with torch.no_grad():
+        expected, context = net(lr), net.guidance(lr)
+        net.guidance.sfem.visual = None
+        assert torch.equal(net(lr, context), expected)
+        assert torch.equal(net(lr, context=context), expected)
+
+
+def test_a_tile_reads_its_cut_of_the_scenes_maps(build):
+    """With maps of its own a tile would be another picture; with the scene's it is what lies there."""
+    net, lr = build('SeGSR_EDSR'), torch.rand(1, 3, 40, 12)
+    with torch.no_grad():
+        maps = net.guidance_maps(lr)
+        whole, tile = net(lr, maps), net(lr[:, :, :30], maps[:, :, :30])
+        torch.testing.assert_close(tile[:, :, :40], whole[:, :, :40])
+        assert not torch.allclose(net.guidance_maps(lr[:, :, :30]), maps[:, :, :30], atol=1e-3)
+
+
+@pytest.mark.parametrize(('guidance', 'make', 'message'), [
+    ('none', lambda context: torch.zeros(1, 2, 5, 7), 'guidance: none takes no context'),
+    ('map', lambda context: context[:, :1], r'must be \(1, 2, 5, 7\), not \(1, 1, 5, 7\)'),
+    ('map', lambda context: context[..., :6], r'must be \(1, 2, 5, 7\), not \(1, 2, 5, 6\)'),
+    ('add', lambda context: (context[0][..., :1], context[1]), r'must be \(1, 32, 3, 4\), not \(1, 32, 3, 1\)'),
+    ('feature', lambda context: (context[0], torch.Size((5, 6))), 'local features and the size of this image'),
+    ('add', lambda context: context[0], 'local features and the size of this image')])
+def test_a_context_that_does_not_fit(build, guidance, make, message):
+    net, lr = build('SeGSR_EDSR', guidance=guidance), torch.rand(1, 3, 5, 7)
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        net(lr, make(net.guidance(lr)))

@@ -8,8 +8,8 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from segsr_arch.clip.clip_tower import fingerprint, load_tower
-from segsr_arch.options import EncoderOptions
+from segsr_arch.clip.clip_tower import fingerprint, load_tower, model_config
+from segsr_arch.options import EncoderOptions, OptionError
 from tests.arch import formulas
 
 FORMATS = ['open_clip.pt', 'legacy.pt', 'state_dict.pt', 'module.pt', 'training.pt', 'tower.pt', 'fp16.pt',
@@ -137,3 +137,18 @@ def test_a_model_config_may_bring_its_normalisation(tiny_clip, tmp_path):
     for pretrained in (None, tiny_clip.weights):
         source = load_tower(EncoderOptions(model=str(path), pretrained=pretrained)).source
         assert (source['mean'], source['std']) == ([0.5, 0.5, 0.5], [0.2, 0.2, 0.2])
+
+
+@pytest.mark.parametrize('name', ['open_clip.pt', 'openai.pt'])
+def test_a_model_config_of_its_own_builds_the_same_tower_without_any_file(tiny_clip, name):
+    options = EncoderOptions(model=tiny_clip.model, pretrained=tiny_clip.files[name])
+    tower = load_tower(options)
+    config = json.loads(json.dumps(model_config(options, tower.source)))
+    again = load_tower(EncoderOptions(model=config, pretrained=None))
+    again.visual.load_state_dict(tower.visual.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again.visual(x), tower.visual(x))
+    assert {key: again.source[key] for key in ('quick_gelu', 'heads', 'mean', 'std')} == {
+        key: tower.source[key] for key in ('quick_gelu', 'heads', 'mean', 'std')}
+    with pytest.raises(OptionError, match='model: it is not an open_clip model config'):
+        load_tower(EncoderOptions(model={'embed_dim': 3}))

@@ -183,3 +183,27 @@ def test_attention_that_is_not_clips_is_an_error(tmp_path, tiny_clip, sfem):
     with pytest.raises(OptionError, match='lora_targets.*qkv.*custom.json'):
         sfem(model=str(path), pretrained=None)
     assert sfem(model=str(path), pretrained=None, lora_targets=['ffn'])(torch.rand(1, 3, 8, 8))[0].shape == (1, 32)
+
+
+@pytest.mark.parametrize('targets', [['qkv'], ['ffn'], ['qkv', 'ffn']])
+def test_merged_it_is_a_plain_tower_that_sees_the_same(sfem, targets):
+    module, lr = moved(sfem(lora_targets=targets, lora_alpha=8)).eval(), torch.rand(2, 3, 9, 7)
+    with torch.no_grad():
+        expected = module(lr)
+        module.merge_lora()
+        for feature, same in zip(module(lr), expected):
+            torch.testing.assert_close(feature, same)
+        plain = sfem(lora_rank=0, pretrained=None).eval()
+        plain.load_state_dict(module.state_dict())  # strictly, the tower included
+        for feature, same in zip(plain(lr), module(lr)):
+            assert torch.equal(feature, same)
+    assert not any('lora' in name for name in module.state_dict())
+    assert not any(p.requires_grad for p in module.parameters())
+    assert module.source['pretrained'].endswith('open_clip.pt with LoRA merged')
+    assert module.source['sha256'] != sfem().source['sha256']
+
+
+def test_a_merged_random_tower_stays_one(sfem):
+    module = moved(sfem(pretrained=None))
+    module.merge_lora()
+    assert module.source['sha256'] is module.source['pretrained'] is None and module.source['lora_alpha'] == 0
