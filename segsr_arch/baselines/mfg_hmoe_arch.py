@@ -29,22 +29,23 @@ def routed(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor, bias: 
     Args:
         rows: (n, i).
         index: (n,) int64, the expert of each row.
-        weight, bias: (e, o, i) and (e, o), of e experts.
+        weight, bias: (e, i, o) and (e, o), of e experts.
 
     Returns:
         (n, o).
     """
-    experts = torch.arange(len(weight), device=index.device)
-    size = -(-len(rows) // (2 * len(experts)))  # of a block, so that all are at most 2 e full ones and e others
-    mine = (index[:, None] == experts).cumsum(0)
-    blocks = (mine[-1] + size - 1) // size
-    ends = blocks.cumsum(0)
-    place = (ends - blocks)[index] * size + mine.gather(1, index[:, None])[:, 0] - 1
-    block = torch.arange(3 * len(experts), device=index.device)
-    expert = (block[:, None] >= ends[:-1]).sum(1)
-    dealt = rows.new_zeros(len(block) * size, rows.shape[1]).index_copy(0, place, rows).unflatten(0, (-1, size))
-    out = torch.baddbmm(bias[expert, None], dealt, weight.index_select(0, expert).mT)
-    return out.flatten(0, 1).index_select(0, place)
+    n, e, device = len(rows), len(weight), index.device
+    size = -(-n // (2 * e))  # of a block, so that there are at most 2 e full ones and e others
+    served = (index[:, None] == torch.arange(e, device=device)).cumsum(0)
+    ends = ((served[-1] + size - 1) // size).cumsum(0)  # where an expert's blocks end
+    starts = F.pad(ends, (1, -1))
+    place = starts[index] * size + served.gather(1, index[:, None])[:, 0] - 1
+    row = place.new_full((3 * e * size,), n).index_copy(0, place, torch.arange(n, device=device))
+    expert = (torch.arange(3 * e, device=device)[:, None] >= ends[:-1]).sum(1)
+    dealt = rows.new_zeros(len(row), rows.shape[1]).index_copy(0, place, rows).unflatten(0, (3 * e, size))
+    chosen = F.embedding(expert, weight.flatten(1)).unflatten(1, weight.shape[1:])
+    out = torch.baddbmm(F.embedding(expert, bias)[:, None], dealt, chosen).flatten(0, 1)
+    return out.new_empty(n + 1, out.shape[1]).index_copy(0, row, out)[:n]  # selects as place does; its backward is fast
 
 
 class Gate(nn.Module):
@@ -103,11 +104,12 @@ class Mixture(nn.Module):
         if self.soft:
             shares = rearrange(self.probabilities(guide), 'b h w e -> e b 1 h w')
             return sum(recomputed(lambda x, share, expert=expert: share * expert(x), x, share)
-                       for expert, share in zip(self.experts, shares))
+                       for expert, share in zip(self.experts, shares))  # else each expert's output would be kept
         weight = torch.stack([F.pad(expert.weight, [1 - expert.padding[0]] * 4) for expert in self.experts])
+        weight = rearrange(weight, 'e o f y x -> e (f y x) o')
         bias = torch.stack([expert.bias for expert in self.experts])
         rows = rearrange(F.unfold(x, 3, padding=1), 'b i n -> (b n) i')
-        out = routed(rows, self.choice(guide).flatten(), weight.flatten(2), bias)
+        out = routed(rows, self.choice(guide).flatten(), weight, bias)
         return rearrange(out, '(b h w) o -> b o h w', h=x.shape[2], w=x.shape[3])
 
 
@@ -115,24 +117,27 @@ class MFGHMoE(HAT):
     """HAT whose upsampling is a mixture of experts, guided by features of all groups.
 
     **The router never learns.** As in the authors' code, the choice of an expert is hard and its output is not
-    weighted, so no gradient reaches the gates, nor the branches that guide them: at paper size 1.35 of 27.1 million
-    parameters keep their random start, on which results depend beside the seed of everything else. They are frozen. A
-    fresh network sends most pixels to one expert; an expert without pixels gets gradients of 0. ``soft_routing`` adds up
-    all experts by their probabilities instead, so that the router learns. That is not the authors' network: it has
-    the same weights, but other outputs. In half precision the router may decide close cases otherwise.
+    weighted, so no gradient reaches the gates, nor the branches that guide them. At paper size 1.35 of 27.1 million
+    parameters keep their random start; they are frozen, and results depend on the seed more than those of other
+    networks. A fresh one sends most pixels to one expert; an expert without pixels gets gradients of 0. In half
+    precision close choices may go otherwise, which changes s x s pixels each.
+
+    ``soft_routing`` adds up all experts by their probabilities instead, so that the router learns. It has the same
+    weights, but is another network than the authors': train it from the start.
 
     Args:
-        soft_routing: weight the experts by their gates. Off: the authors' network.
+        soft_routing: weight the experts by their gates.
         num_feat: channels of the reconstruction part.
         num_experts: convolutions to choose from, an even number.
         img_range: without effect, as in the authors' code: the input is used as it is.
-        upscale: 2, 3, 4, 8 or another power of two.
 
     The other options are those of `HAT`.
 
     Raises:
         ValueError: an option that cannot be used.
     """
+
+    name = 'MFGHMoE'
 
     def __init__(self, *, img_size: int = 64, patch_size: int = 1, in_chans: int = 3, embed_dim: int = 180,
                  depths: Sequence[int] = (6,) * 6, num_heads: Sequence[int] = (6,) * 6, window_size: int = 8,
@@ -142,16 +147,18 @@ class MFGHMoE(HAT):
                  use_checkpoint: bool = False, upscale: int = 2, img_range: float = 1.0,
                  upsampler: str = 'pixelshuffle', resi_connection: str = '1conv', num_feat: int = 64,
                  num_experts: int = 16, soft_routing: bool = False):
+        for option, value, usable, right in (
+                ('depths', depths, len(depths) > 0, 'a list of one group or more'),
+                ('num_feat', num_feat, num_feat >= 1, '1 or more'),
+                ('num_experts', num_experts, num_experts >= 2 and num_experts % 2 == 0, 'an even number, 2 or more')):
+            if not usable:
+                raise ValueError(f'{self.name}: {option} is {value}, must be {right}')
         super().__init__(
             img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, depths=depths,
             num_heads=num_heads, window_size=window_size, compress_ratio=compress_ratio, squeeze_factor=squeeze_factor,
             conv_scale=conv_scale, overlap_ratio=overlap_ratio, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias,
             drop_rate=drop_rate, drop_path_rate=drop_path_rate, ape=ape, patch_norm=patch_norm,
             use_checkpoint=use_checkpoint, upscale=upscale, upsampler=upsampler, resi_connection=resi_connection)
-        if num_experts < 2 or num_experts % 2:
-            raise ValueError(f'MFGHMoE: num_experts is {num_experts}, must be an even number, 2 or more')
-        if num_feat < 1:
-            raise ValueError(f'MFGHMoE: num_feat is {num_feat}, must be at least 1')
 
         def conv(inner: int, outer: int) -> nn.Conv2d:
             return nn.Conv2d(inner, outer, 3, padding=1)
