@@ -266,6 +266,8 @@ class HAT(nn.Module):
         resi_connection: ``1conv`` or ``identity``: what ends each group and the body.
     """
 
+    name = 'HAT'
+
     def __init__(self, *, img_size: int = 64, patch_size: int = 1, in_chans: int = 3, embed_dim: int = 96,
                  depths: Sequence[int] = (6, 6, 6, 6), num_heads: Sequence[int] = (6, 6, 6, 6), window_size: int = 7,
                  compress_ratio: int = 3, squeeze_factor: int = 30, conv_scale: float = 0.01,
@@ -275,20 +277,22 @@ class HAT(nn.Module):
                  upsampler: str = 'pixelshuffle', resi_connection: str = '1conv'):
         super().__init__()
         if patch_size != 1:
-            raise ValueError(f'HAT: patch_size is {patch_size}; super-resolution needs 1')
+            raise ValueError(f'{self.name}: patch_size is {patch_size}; super-resolution needs 1')
         if upsampler != 'pixelshuffle':
-            raise ValueError(f'HAT: upsampler is {upsampler!r}; there is pixelshuffle')
+            raise ValueError(f'{self.name}: upsampler is {upsampler!r}; there is pixelshuffle')
         if resi_connection not in ('1conv', 'identity'):
-            raise ValueError(f'HAT: resi_connection is {resi_connection!r}; there are 1conv and identity')
+            raise ValueError(f'{self.name}: resi_connection is {resi_connection!r}; there are 1conv and identity')
+        if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
+            raise ValueError(f'{self.name}: upscale is {upscale}; there are 3 and the powers of two')
         if len(depths) != len(num_heads):
-            raise ValueError(f'HAT: depths names {len(depths)} groups, num_heads {len(num_heads)}')
+            raise ValueError(f'{self.name}: depths names {len(depths)} groups, num_heads {len(num_heads)}')
         if window_size < 1:
-            raise ValueError(f'HAT: window_size is {window_size}, must be at least 1')
+            raise ValueError(f'{self.name}: window_size is {window_size}, must be at least 1')
         for heads in num_heads:
-            if embed_dim % heads:
-                raise ValueError(f'HAT: embed_dim {embed_dim} does not divide by num_heads {heads}')
+            if heads < 1 or embed_dim % heads:
+                raise ValueError(f'{self.name}: embed_dim {embed_dim} does not divide by num_heads {heads}')
         if (overlap_window(window_size, overlap_ratio) - window_size) % 2:
-            raise ValueError(f'HAT: window_size {window_size} * overlap_ratio {overlap_ratio} must be even, '
+            raise ValueError(f'{self.name}: window_size {window_size} * overlap_ratio {overlap_ratio} must be even, '
                              'so that a window overlaps equally on both sides')
         self.window_size, self.img_range, self.upscale = window_size, img_range, upscale
         mean = torch.tensor(RGB_MEAN) if in_chans == 3 else torch.zeros(in_chans)
