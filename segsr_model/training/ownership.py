@@ -120,7 +120,7 @@ def _touch(path: Path) -> None:
 
 def _leave(key: tuple[int, Path], owner: bytes) -> None:
     """At the end of the process: remove the file, unless another machine has taken it over."""
-    if key[0] != os.getpid():
+    if key[0] != os.getpid() or key not in _owned:
         return
     with _owned.pop(key) as file:
         file.seek(0)
