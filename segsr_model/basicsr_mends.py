@@ -6,6 +6,7 @@ import argparse
 import atexit
 import copy
 import functools
+import logging
 import os
 import re
 import shutil
@@ -20,26 +21,42 @@ import basicsr.train
 import torch
 import yaml
 from basicsr import models
+from basicsr.data import data_util, single_image_dataset
 from basicsr.utils import check_resume, dist_util, misc, options
+from basicsr.utils import logger as basicsr_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
 from segsr_model.checks.names import check_names
-from segsr_model.files import printable
+from segsr_model.files import escape_what_cannot_be_printed, printable
 from segsr_model.option_files import OptionLoader, as_test, compose, read_options
 from segsr_model.testing.protocol import protocol_of
 from segsr_model.testing.scores import is_unfinished
 from segsr_model.training.checkpoints import newest_pair, read_pair
 from segsr_model.training.distributed import from_first, start
+from segsr_model.training.ownership import own
 from segsr_model.training.resume import resume_data
 from segsr_model.training.training_run import TrainingRun
 
 OUR_MODEL = 'SemanticGuidedSRModel'
 
 
+def own_folder(opt: dict[str, Any]) -> None:
+    """Make this run the owner of its folder, before anything in it is read or moved.
+
+    Raises:
+        SystemExit: another run is.
+    """
+    folder = opt['path']['experiments_root' if opt['is_train'] else 'results_root']
+    try:
+        from_first(lambda: own(folder))
+    except ValueError as error:
+        raise SystemExit(printable(f'name: {error}')) from None
+
+
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's ``load_resume_state`` without its two faults.
+    """BasicSR's ``load_resume_state`` without its two faults, and with the run's folder taken first.
 
     It reads the state to the CPU (the optimizer moves it where the network is), so that it works without a GPU, and
     ``--auto_resume`` looks in the experiment's folder instead of below the working directory. What it resumes from is
@@ -53,8 +70,10 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         The training state, with ``notes`` for the log, or None to start afresh.
 
     Raises:
-        SystemExit: there is no complete checkpoint; says which file is missing or damaged.
+        SystemExit: there is no complete checkpoint; says which file is missing or damaged. Or another run owns the
+            folder.
     """
+    own_folder(opt)
     path = opt['path']
     ignored = path.get('ignore_resume_networks') or ()
     networks = [key.replace('network_', 'net_') for key in opt if key.startswith('network_') and key not in ignored]
@@ -71,8 +90,13 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         option = '--auto_resume' if opt['auto_resume'] else 'path:resume_state'
         raise SystemExit(printable(f'{option}: {error}')) from None
+    seed = opt['manual_seed']
     resume_data(opt, state)
+    if opt['manual_seed'] != seed:
+        notes.append(f'manual_seed: the run goes on with its own, {opt["manual_seed"]}, not with {seed}.')
     check_resume(opt, state['iter'])
+    if 'network_g' not in ignored:
+        path['strict_load_g'] = True  # what the optimizer has gathered fits the network of the run alone
     return {**state, 'notes': notes + unrecorded}
 
 
@@ -85,12 +109,13 @@ def build_model(opt: dict[str, Any]) -> Any:
 
 
 def make_exp_dirs(opt: dict[str, Any]) -> None:
-    """BasicSR's ``make_exp_dirs``, which moves an older results folder away, unless that test is to be gone on with.
+    """BasicSR's ``make_exp_dirs``, which moves an older folder away, unless it is of a test that is to be gone on with.
 
     BasicSR's logger must not be used before this is done, hence no ``build_dataset``.
     """
-    folder = opt['path']['results_root']
-    if any(Path(folder).glob('scores_*.unfinished.jsonl')):
+    own_folder(opt)
+    folder = opt['path'].get('results_root')
+    if not opt['is_train'] and any(Path(folder).glob('scores_*.unfinished.jsonl')):
         datasets = [DATASET_REGISTRY.get(dataset['type'])(copy.deepcopy(dataset))
                     for dataset in opt['datasets'].values()]
         if any(is_unfinished(folder, protocol_of(opt, dataset)) for dataset in datasets):
@@ -98,32 +123,43 @@ def make_exp_dirs(opt: dict[str, Any]) -> None:
     misc.make_exp_dirs(opt)
 
 
+def get_root_logger(**arguments: Any) -> logging.Logger:
+    """BasicSR's ``get_root_logger``, whose log is in UTF-8."""
+    logger = basicsr_logger.get_root_logger(**arguments)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+    return logger
+
+
 def plain_option_file(path: str, root_path: str, is_train: bool) -> str:
     """The path of an option file as BasicSR reads it.
 
-    A file with ``include``, and a training's file that is given to test.py, are written as a plain file of the same
-    name to a temporary folder, which lasts as long as the process. Other files are left as they are.
+    It is a file of the same name in a temporary folder, which lasts as long as the process: a copy of the file, or for
+    one with ``include``, and for a training's file that is given to test.py, what it comes to. (A copy, as the file may
+    be in the experiment's folder, which is moved or gets a copy of it.) Files of other models are left as they are.
 
     Raises:
         ValueError: a file cannot be read or composed.
     """
     options, files = compose(path)
-    if len(files) == 1 and options.get('model_type') != OUR_MODEL:
+    ours = options.get('model_type') == OUR_MODEL
+    if len(files) == 1 and not ours:
         return path
-    if options.get('model_type') == OUR_MODEL:
+    if ours:
         check_names(options)
-    testing_a_training = (not is_train and options.get('model_type') == OUR_MODEL
-                          and 'train' in (options.get('datasets') or {}))
-    if testing_a_training:
-        options = as_test(options, root_path)
-    elif len(files) == 1:
-        return path
     folder = tempfile.mkdtemp(prefix='segsr_')
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     plain = Path(folder) / Path(path).name
+    testing_a_training = not is_train and ours and 'train' in (options.get('datasets') or {})
+    if len(files) == 1 and not testing_a_training:
+        shutil.copyfile(path, plain)
+        return str(plain)
+    if testing_a_training:
+        options = as_test(options, root_path)
     first = {key: options[key] for key in ('name', 'rows') if key in options}
-    text = ''.join(f'# {file}\n' for file in files)
-    plain.write_text(f'# Made of\n{text}\n{yaml.safe_dump({**first, **options}, sort_keys=False)}')
+    text = ''.join(f'# {printable(str(file))}\n' for file in files)
+    plain.write_text(f'# Made of\n{text}\n{yaml.safe_dump({**first, **options}, sort_keys=False)}', encoding='utf-8')
     return str(plain)
 
 
@@ -141,6 +177,7 @@ def _around_parsing(parse_options):
         given.add_argument('-opt')
         path = given.parse_known_args()[0].opt
         argv = sys.argv
+        escape_what_cannot_be_printed()
         try:
             if path:
                 plain = plain_option_file(path, root_path, is_train)
@@ -162,7 +199,7 @@ def _around_parsing(parse_options):
                                  'num_gpu: 0')
         except ProblemsError as error:
             raise SystemExit(report(path, error.problems)) from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise SystemExit(printable(f'{path}: {error}')) from None
         except (AttributeError, LookupError, TypeError) as error:  # BasicSR takes it that all is as it should be
             problems = path and _problems(path, root_path, is_train)
@@ -171,19 +208,32 @@ def _around_parsing(parse_options):
             reason = printable(f'{type(error).__name__}: {error}')
             raise SystemExit(f'{path}: the options cannot be used: {reason}') from None
         finally:
-            sys.argv = argv
+            sys.argv = [printable(argument) for argument in argv]  # BasicSR writes them into a copy of the option file
         if opt.get('model_type') == OUR_MODEL and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
+        module = 'basicsr.train' if is_train else 'basicsr.test'
         if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
-            _replace('basicsr.train', load_resume_state)
-        if opt.get('model_type') == OUR_MODEL and not is_train:
-            _replace('basicsr.test', make_exp_dirs)
-            _replace('basicsr.test', build_model)
-        if opt.get('model_type') == OUR_MODEL and is_train:
+            _replace(module, load_resume_state)
+        if opt.get('model_type') == OUR_MODEL:
+            writing = [make_exp_dirs, misc.mkdir_and_rename, options.copy_opt_file, get_root_logger]
             run = TrainingRun(build_model)
-            for function in (run.init_tb_loggers, run.build_dataloader, run.build_model):
-                _replace('basicsr.train', function)
+            building = [run.init_tb_loggers, run.build_dataloader, run.build_model] if is_train else [build_model]
+            for function in (*map(_with_errors_in_one_line, writing), *building):
+                _replace(module, function)
         return opt, arguments
+
+    return wrapper
+
+
+def _with_errors_in_one_line(function: Callable) -> Callable:
+    """A function of train.py or test.py that makes folders and files; where it cannot, the run ends with one line."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            raise SystemExit(printable(f"'{error.filename}' cannot be written: {error.strerror}")) from None
 
     return wrapper
 
@@ -209,4 +259,6 @@ def install() -> None:
         dumper = options.ordered_yaml()[1]
         options.ordered_yaml = lambda: (OptionLoader, dumper)
         options.parse_options = _around_parsing(options.parse_options)
+        for module in (options, data_util, single_image_dataset):  # what they open is text
+            module.open = functools.partial(open, encoding='utf-8')
         basicsr.train.parse_options = basicsr.test.parse_options = options.parse_options

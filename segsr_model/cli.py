@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from segsr_model.errors import CommandError
-from segsr_model.files import printable
+from segsr_model.files import escape_what_cannot_be_printed, printable
 
 COMMANDS = {
     'check': ('segsr_model.checks.command', 'find all that is wrong with option files, without starting anything'),
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the command did its work, 1 when it found what it was asked to look for (a failed check), 2 for bad
         input, 130 when interrupted.
     """
+    escape_what_cannot_be_printed()
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog='segsr',

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -112,3 +114,9 @@ def is_inside(path: str) -> bool:
 def printable(text: str) -> str:
     """A text on one line, without the control characters that a file's name may hold."""
     return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in text)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let the standard output show characters that its encoding lacks as escapes, as the standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')

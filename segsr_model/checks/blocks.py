@@ -134,6 +134,37 @@ def parameters_of(function: Callable, leave_out: Iterable[str] = ()) -> tuple[di
             any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
+def call_problems(block: Block, function: Any, leave_out: tuple[str, ...], kinds: Mapping[str, Kind] | None = None, *,
+            closed: bool = False) -> Iterator[str]:
+    """Problems of a block whose options are a function's arguments.
+
+    Args:
+        leave_out: arguments that the caller gives.
+        kinds: of arguments whose defaults do not tell.
+        closed: what the function takes beside its named arguments has no effect.
+    """
+    known, required, open_ = parameters_of(function, leave_out)
+    known = {**known, **{key: kind for key, kind in (kinds or {}).items() if key in known or key == 'better'},
+             'type': TEXT}
+    if open_ and not closed:
+        known.update({key: ANY for key in block.content if key not in known})
+    yield from block.check(known, required)
+
+
+def tried(block: Block, make: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What ``make()`` makes of a block's options, and the problems that it finds with them."""
+    try:
+        return make(), []
+    except Exception as error:  # whatever a class says of its arguments
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return None, [f'{block.where}: {reason}']
+
+
+def without_type(block: Block) -> dict[str, Any]:
+    """The options that a block gives to the class of its ``type``."""
+    return {key: value for key, value in block.content.items() if key != 'type'}
+
+
 def _kind_of(default: Any) -> Kind:
     if isinstance(default, bool):
         return BOOL

@@ -1,15 +1,18 @@
-"""Values that are each right, but contradict each other."""
+"""Values that are each right, but contradict each other, or do nothing beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from basicsr.archs.swinir_arch import SwinIR
 from torch import nn
 
 from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, steps, whole
+from segsr_model.testing.metrics import needs_ground_truth
 
 COUNT, NUMBER = whole(1), whole(0)
+OF_TRAINING = ('gt_size', 'use_hflip', 'use_rot', 'use_shuffle', 'num_worker_per_gpu', 'batch_size_per_gpu',
+               'dataset_enlarge_ratio')
 
 
 def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
@@ -32,8 +35,8 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
             known = 'train, val, val_1, ... in training' if training else 'val, test, test_1, ... in a test'
             yield f'{dataset.where}: is no phase that BasicSR uses; there are {known}'
         yield from _loader(opt, dataset, phase == 'train')
-        if phase == 'train':
-            yield from _patches(opt, dataset)
+        yield from _patches(opt, dataset) if phase == 'train' else _without_effect(dataset)
+    yield from _ground_truth(opt)
     wandb = opt['logger']['wandb'].get('project', TEXT)
     if training and wandb and opt['logger'].get('use_tb_logger') is not True:
         yield 'logger:use_tb_logger: must be true, as logger:wandb:project is set'
@@ -95,3 +98,34 @@ def _patches(opt: Block, dataset: Block) -> Iterator[str]:
     elif COUNT.fits(window) and size // scale % window:
         yield (f'{where}: is {size}, so that LR patches are {size // scale} pixels wide; they must be a multiple of '
                f'network_g:window_size, {window}')
+
+
+def _without_effect(dataset: Block) -> Iterator[str]:
+    """Options of a validation or test set that nobody looks at."""
+    for key in OF_TRAINING:
+        if key in dataset.content:
+            yield f'{dataset.path(key)}: has no effect: here images are taken one by one, as they are; leave it out'
+
+
+def _ground_truth(opt: Block) -> Iterator[str]:
+    """Metrics that can never be computed, as they compare with images that a dataset does not have."""
+    sets = [dataset for phase, dataset in opt['datasets'].blocks() if phase.split('_')[0] in ('val', 'test')]
+    without = [dataset for dataset in sets if dataset.get('type') == 'SingleImageDataset']
+    comparing = [name for name, metric in opt['val']['metrics'].blocks() if _compares(metric)]
+    if comparing and without and len(without) == len(sets):
+        yield (f'val:metrics: {", ".join(comparing)} compare with a ground truth, which {without[0].where} has not, '
+               'being a SingleImageDataset: leave them out, or make it a PairedImageDataset')
+    best = opt['logger'].get('save_best')
+    if best is None or not sets:
+        return
+    name, metric = next(iter(best.items())) if isinstance(best, Mapping) and best else (sets[0].get('name'), best)
+    if metric in comparing and name in [dataset.get('name') for dataset in without]:
+        yield (f"logger:save_best: '{metric}' compares with a ground truth, which the validation set '{name}' has "
+               'not: nothing would be saved')
+
+
+def _compares(metric: Block) -> bool:
+    try:
+        return needs_ground_truth(metric.content)
+    except (KeyError, TypeError, ValueError):  # no metric, or one that cannot be used here; which is said
+        return False

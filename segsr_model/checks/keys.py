@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
-from basicsr.losses import build_loss  # noqa: F401  (registers BasicSR's losses)
 from basicsr.models import lr_scheduler
-from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
 from segsr_model.checks.blocks import (
@@ -18,18 +16,22 @@ from segsr_model.checks.blocks import (
     TEXT,
     Block,
     Kind,
+    call_problems,
     choice,
     nearest,
     number,
     optional,
-    parameters_of,
     registered,
     several,
     steps,
+    tried,
     whole,
+    without_type,
 )
+from segsr_model.checks.losses import loss_problems
 from segsr_model.testing.metrics import check_metrics
 from segsr_model.training.checkpoints import best_metric
+from segsr_model.training.settings import DEVICE_SETTINGS
 
 PARSED = ('dist', 'rank', 'world_size', 'auto_resume', 'is_train', 'root_path')  # what BasicSR adds
 POSITIVE = number('a number > 0', lambda value: value > 0)
@@ -64,10 +66,8 @@ VAL = {'val_freq': steps(1), 'save_img': BOOL, 'pbar': BOOL, 'suffix': optional(
        'self_ensemble': BOOL, 'amp': TRAIN['amp']}
 LOGGER = {'print_freq': steps(1), 'save_checkpoint_freq': steps(1), 'use_tb_logger': BOOL, 'wandb': optional(BLOCK),
           'keep_last': optional(Kind('a number of checkpoints, 1 or more', whole(1).fits)), 'save_best': ANY}
-OPTIMIZER_EXTRAS = ('foreach', 'fused', 'capturable', 'differentiable')  # may depend on the device
 SCHEDULERS = {'MultiStepLR': lr_scheduler.MultiStepRestartLR, 'MultiStepRestartLR': lr_scheduler.MultiStepRestartLR,
               'CosineAnnealingRestartLR': lr_scheduler.CosineAnnealingRestartLR}
-LIGHT_LOSSES = ('L1Loss', 'MSELoss', 'CharbonnierLoss')  # hold no network that would have to be fetched
 
 
 def key_problems(opt: Block) -> Iterator[str]:
@@ -107,6 +107,8 @@ def _dataset(dataset: Block, training: bool) -> Iterator[str]:
     required = ('name', 'io_backend', *(key for key in ('dataroot_gt', 'dataroot_lq') if key in kinds))
     augmented = ('gt_size', 'use_hflip', 'use_rot') if 'dataroot_gt' in kinds else ()
     yield from dataset.check(kinds, (*required, *((*augmented, *LOADER) if training else ())))
+    if training and 'dataroot_gt' not in kinds:
+        yield f'{dataset.path("type")}: {dataset.get("type")} has no ground truth to train on; PairedImageDataset has'
     backend = dataset['io_backend']
     if dataset.get('io_backend', BLOCK) is not None:
         yield from backend.check_type(BACKENDS, 'backend')
@@ -127,7 +129,7 @@ def _train(train: Block) -> Iterator[str]:
         yield from _scheduler(train['scheduler'], optimizer)
     for key in ('pixel_opt', 'perceptual_opt'):
         if train[key]:
-            yield from _loss(train[key])
+            yield from loss_problems(train[key])
 
 
 def _optimizer(block: Block) -> tuple[torch.optim.Optimizer | None, list[str]]:
@@ -136,11 +138,11 @@ def _optimizer(block: Block) -> tuple[torch.optim.Optimizer | None, list[str]]:
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         return None, [f'{block.path("type")}: torch.optim has no optimizer {block.get("type")!r}; '
                       'there are Adam, AdamW, SGD, ...']
-    problems = list(_called(block, cls, ('params',)))
+    problems = list(call_problems(block, cls, ('params',)))
     if problems:
         return None, problems
-    options = {key: value for key, value in block.content.items() if key not in ('type', *OPTIMIZER_EXTRAS)}
-    return _tried(block, lambda: cls([nn.Parameter(torch.zeros(1))], **options))
+    options = {key: value for key, value in block.content.items() if key not in ('type', *DEVICE_SETTINGS)}
+    return tried(block, lambda: cls([nn.Parameter(torch.zeros(1))], **options))
 
 
 def _scheduler(block: Block, optimizer: torch.optim.Optimizer) -> Iterator[str]:
@@ -148,18 +150,8 @@ def _scheduler(block: Block, optimizer: torch.optim.Optimizer) -> Iterator[str]:
     if not problems:
         cls = SCHEDULERS[block.get('type')]
         lists = dict.fromkeys(('restarts', 'milestones', 'periods'), several(steps(0)))
-        problems = list(_called(block, cls, ('optimizer',), lists))
-        problems = problems or _tried(block, lambda: cls(optimizer, **_without_type(block)))[1]
-    yield from problems
-
-
-def _loss(block: Block) -> Iterator[str]:
-    problems = list(block.check_type(registered(LOSS_REGISTRY), 'loss'))
-    if not problems:
-        cls = LOSS_REGISTRY.get(block.get('type'))
-        problems = list(_called(block, cls, (), {'reduction': choice('mean', 'sum')}))
-        if not problems and block.get('type') in LIGHT_LOSSES:
-            problems = _tried(block, lambda: cls(**_without_type(block)))[1]
+        problems = list(call_problems(block, cls, ('optimizer',), lists))
+        problems = problems or tried(block, lambda: cls(optimizer, **without_type(block)))[1]
     yield from problems
 
 
@@ -171,7 +163,7 @@ def _metrics(metrics: Block) -> Iterator[str]:
             yield str(error)
             continue
         function = METRIC_REGISTRY.get(content['type'])
-        yield from _called(metrics[name], function, ('img', 'img2'), {
+        yield from call_problems(metrics[name], function, ('img', 'img2'), {
             'crop_border': whole(0), 'better': choice('higher', 'lower'), 'input_order': choice('HWC', 'CHW')},
             closed=function.__module__.startswith('basicsr.'))
 
@@ -183,32 +175,3 @@ def _best(opt: Block) -> Iterator[str]:
                      'val': {'metrics': opt['val']['metrics'].content}})
     except ValueError as error:
         yield str(error)
-
-
-def _called(block: Block, function: Any, leave_out: tuple[str, ...], kinds: Mapping[str, Kind] | None = None, *,
-            closed: bool = False) -> Iterator[str]:
-    """Problems of a block whose options are a function's arguments.
-
-    Args:
-        leave_out: arguments that the caller gives.
-        kinds: of arguments whose defaults do not tell.
-        closed: what the function takes beside its named arguments has no effect.
-    """
-    known, required, open_ = parameters_of(function, leave_out)
-    known = {**known, **{key: kind for key, kind in (kinds or {}).items() if key in known or key == 'better'},
-             'type': TEXT}
-    if open_ and not closed:
-        known.update({key: ANY for key in block.content if key not in known})
-    yield from block.check(known, required)
-
-
-def _tried(block: Block, make: Any) -> tuple[Any, list[str]]:
-    try:
-        return make(), []
-    except Exception as error:  # whatever a class says of its arguments
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return None, [f'{block.where}: {reason}']
-
-
-def _without_type(block: Block) -> dict[str, Any]:
-    return {key: value for key, value in block.content.items() if key != 'type'}

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from os import path as osp
 from pathlib import Path
 
 from torch import nn
@@ -32,13 +33,19 @@ def place_problems(opt: Block, net: nn.Module | None) -> Iterator[str]:
         except ValueError as error:
             yield f'path:resume_state: {error}'
     yield from _packages(opt, training)
+    resumed = opt.get('auto_resume') or state
     folder = opt['path'].get('experiments_root' if training else 'results_root', TEXT)
     if folder:
         yield from _folder(opt, Path(folder), _bytes(opt, net) if training and net else LEAST)
+    if folder and training and _logs(opt) and opt['logger'].get('use_tb_logger') is True:
+        yield from _place('logger:use_tb_logger', Path(folder).parents[1] / 'tb_logger' / Path(folder).name)
+    if folder and resumed and osp.isdir(folder):
+        for part in ('models', 'training_states', 'visualization'):
+            yield from _place('name', Path(folder) / part)
 
 
 def _packages(opt: Block, training: bool) -> Iterator[str]:
-    logger, logs = opt['logger'], training and 'debug' not in str(opt.get('name'))
+    logger, logs = opt['logger'], training and _logs(opt)
     needed = [('logger:use_tb_logger', 'tensorboard')] if logs and logger.get('use_tb_logger') is True else []
     if logs and logger['wandb'].get('project', TEXT):
         needed.append(('logger:wandb:project', 'wandb'))
@@ -47,6 +54,11 @@ def _packages(opt: Block, training: bool) -> Iterator[str]:
     for option, package in needed:
         if not _installed(package):
             yield f'{option}: needs the package {package}: pip install {package}'
+
+
+def _logs(opt: Block) -> bool:
+    """Whether a training of this name is logged beside its log file, as BasicSR decides it."""
+    return 'debug' not in str(opt.get('name'))
 
 
 def _installed(package: str) -> bool:
@@ -68,13 +80,31 @@ def _bytes(opt: Block, net: nn.Module) -> int:
 
 
 def _folder(opt: Block, folder: Path, needed: int) -> Iterator[str]:
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        yield f"name: '{folder}' cannot be made: '{place}' is no folder that can be written to"
+    problems, place = list(_place('name', folder)), _there(folder)
+    if problems:
+        yield from problems
         return
-    free = shutil.disk_usage(place).free
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        yield f"name: '{folder}' cannot be made: '{place}': {error.strerror}"
+        return
     if free < needed:
         what = 'the checkpoints take' if needed > LEAST else 'a run takes'
         advice = '; logger:keep_last keeps fewer' if needed > LEAST else ''
         option = 'logger:save_checkpoint_freq' if needed > LEAST else 'name'
-        yield (f"{option}: {what} about {needed / 1e9:.2f} GB, but '{place}' has {free / 1e9:.2f} GB left{advice}")
+        yield f"{option}: {what} about {needed / 1e9:.2f} GB, but '{place}' has {free / 1e9:.2f} GB left{advice}"
+
+
+def _there(folder: Path) -> Path:
+    """The part of a path that is there, be it as a name only: a link to nowhere."""
+    return next(path for path in (folder, *folder.absolute().parents) if osp.lexists(path))
+
+
+def _place(option: str, folder: Path) -> Iterator[str]:
+    """Problems of making a folder, or of writing to one."""
+    place = _there(folder)
+    if osp.islink(place) and not osp.exists(place):
+        yield f"{option}: '{folder}' cannot be made: '{place}' is a link to '{os.readlink(place)}', which is not there"
+    elif not osp.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        yield f"{option}: '{folder}' cannot be made: '{place}' is no folder that can be written to"

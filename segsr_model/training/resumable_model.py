@@ -16,6 +16,7 @@ from segsr_model.training.checkpoints import CheckpointWriter, best_metric, prun
 from segsr_model.training.distributed import from_first, gather, timeout_of
 from segsr_model.training.interrupts import EXIT_CODE, InterruptionError, StopRequest
 from segsr_model.training.resume import random_states, set_random_states
+from segsr_model.training.settings import restore
 
 if TYPE_CHECKING:
     from segsr_model.training.training_run import TrainingRun
@@ -88,13 +89,21 @@ class ResumableSRModel(SRModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Restore all but the networks, which are loaded as pretrained ones, and repeat a validation that was due.
 
+        Settings of optimizer and scheduler that have changed in the option file are used, and logged.
+
         BasicSR saves before it validates: of an iteration with both, the state does not know the validation.
         """
         logger = get_root_logger()
         for note in resume_state.get('notes', ()):
             logger.warning(note)
         logger.info(f'Resuming from {self.opt["path"].get("resume_state")}')
-        super().resume_training(resume_state)
+        states = resume_state['optimizers'], resume_state['schedulers']
+        if [len(state) for state in states] != [1, 1]:
+            raise SystemExit(f'{self.opt["path"].get("resume_state")}: is of a training with {len(states[0])} '
+                             'optimizers, not with one')
+        steps = min(resume_state['iter'] - 1, int(self.opt['train']['total_iter']))
+        for note in restore(*self.optimizers, *self.schedulers, *(state[0] for state in states), steps=steps):
+            logger.warning(note)
         self.iterations = self.writer.saved = resume_state['iter']
         self.epoch = resume_state['epoch']
         if 'data' in resume_state:
