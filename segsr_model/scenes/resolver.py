@@ -19,7 +19,6 @@ from segsr_model.scenes.runner import Result, Runner, Tile
 from segsr_model.scenes.semantics import CONTEXTS, Read, Semantics, scene_descriptor
 from segsr_model.scenes.tiles import CORE, Piece, Span, cut, weighted
 from segsr_model.testing.inference import alignment
-from segsr_model.weights.resolve import load_any
 
 AnyImage = TypeVar('AnyImage', np.ndarray, Image.Image, torch.Tensor)
 HALO = 32  # LR pixels, of a network whose own is not known
@@ -94,6 +93,7 @@ class SuperResolver:
         Raises:
             ValueError: there is no such file or name, or it cannot be used; one line.
         """
+        from segsr_model.weights.resolve import load_any
         net, release = load_any(weights, option_file, scale=scale)
         return cls(net, scale=release.scale, halo=release.halo, training_patch=release.training_patch, **options)
 

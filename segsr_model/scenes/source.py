@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 from rasterio.enums import ColorInterp, MaskFlags
 from scipy.ndimage import distance_transform_edt
 
 from segsr_arch.layers.resize import imresize
 from segsr_model.errors import CommandError
-from segsr_model.images.scene import open_raster, reading
+from segsr_model.images.raster import explained, open_raster
 from segsr_model.scenes.tiles import Span
 
 SAMPLED = 1024  # pixels on the longer side of the reduced scene that ``auto`` looks at
@@ -80,7 +79,7 @@ class Source:
         if self._given_nodata is not None:
             samples = self._read(self.bands, rows, columns)
             return ((samples != self._given_nodata) & np.isfinite(samples)).all(0)
-        with reading(self.path), self._lock:
+        with explained(self.path), self._lock:
             masks = self.dataset.read_masks(self.bands, window=(tuple(rows), tuple(columns)))
         valid = (masks > 0).all(0)
         if self.alpha and not any(MaskFlags.nodata in self.dataset.mask_flag_enums[band - 1] for band in self.bands):
@@ -142,7 +141,7 @@ class Source:
         return large[(slice(None), *inside)].numpy()
 
     def _read(self, bands: Sequence[int], rows: Span, columns: Span) -> np.ndarray:
-        with reading(self.path), self._lock:
+        with explained(self.path), self._lock:
             return self.dataset.read(list(bands), window=(tuple(rows), tuple(columns)))
 
     def _chosen(self, bands: Sequence[str] | None) -> list[int]:
@@ -167,8 +166,8 @@ class Source:
     def _range(self, given: Sequence[float] | str | None) -> tuple[float, float]:
         if given is None:
             if self.dtype != np.uint8:
-                raise CommandError(f"'{self.path}': its samples are {self.dtype}: give the values that become black and "
-                                   'white with --value-range LOW HIGH, or --value-range auto')
+                raise CommandError(f"'{self.path}': its samples are {self.dtype}: give the values that become black "
+                                   'and white with --value-range LOW HIGH, or --value-range auto')
             return self.offset, 255 * self.scale + self.offset
         if given == 'auto':
             low, high = self._percentiles()
@@ -182,7 +181,7 @@ class Source:
         """Of a reduced read of the scene, of the three bands together."""
         factor = max(1, max(self.height, self.width) / SAMPLED)
         shape = (max(1, round(self.height / factor)), max(1, round(self.width / factor)))
-        with reading(self.path), self._lock:
+        with explained(self.path), self._lock:
             samples = self.dataset.read(self.bands, out_shape=(3, *shape), masked=self._given_nodata is None)
         values = np.ma.filled(samples.astype(np.float64), np.nan)
         if self._given_nodata is not None:

@@ -1,4 +1,4 @@
-"""The result as a raster: on the map, with the tags of the scene, written in whole blocks, and read again at the end."""
+"""The result as a raster: on the map, with the tags of the scene, in whole blocks, and read again at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from segsr_model.errors import CommandError
-from segsr_model.images.scene import reading
+from segsr_model.images.raster import explained
 from segsr_model.scenes.source import Source
 from segsr_model.scenes.tiles import Span
 
@@ -83,7 +83,7 @@ def write_raster(path: Path, profile: Mapping[str, Any], pixels: Pixels, *, sour
     temporary = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}.part.tif')
     copied = temporary.with_suffix('.cog.tif')
     try:
-        with reading(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, **CACHE):
+        with explained(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, **CACHE):
             with rasterio.open(temporary, 'w', **profile, **{**layout, **last}) as file:
                 _describe(file, source, bands, tags)
                 if gcps:
