@@ -13,6 +13,7 @@ from segsr_model.files import escape_what_cannot_be_printed, printable
 COMMANDS = {
     'check': ('segsr_model.checks.command', 'find all that is wrong with option files, without starting anything'),
     'prepare': ('segsr_model.prepare.command', 'turn an image archive or folder into HR and LR training pairs'),
+    'upscale': ('segsr_model.scenes.command', "sharpen one's own images and whole scenes"),
     'compare': ('segsr_model.figures.compare', 'draw crops of results folders side by side, with their PSNR'),
     'maps': ('segsr_model.figures.maps', 'draw the guidance maps of an image beside LR, SR and HR'),
     'profile': ('segsr_model.cost.profile', 'count parameters and multiply-adds, measure time and memory'),

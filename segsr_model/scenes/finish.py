@@ -59,6 +59,7 @@ class Finish:
     Attributes:
         bands: numbers of the source's bands, in the order of the result's; the first three (or one) are the network's.
         nodata: the value of pixels without data in the result; None: no value marks them.
+        needs_mask: whether nothing else than a mask can mark them.
     """
 
     def __init__(self, source: Source, scale: int, *, extra: list[int], dtype: np.dtype | None = None,
@@ -67,6 +68,8 @@ class Finish:
         self.colours = 1 if len(set(source.bands)) == 1 else 3
         self.bands = [*source.bands[:self.colours], *extra]
         self.extra, self.dtype, self.nodata = extra, np.dtype(dtype or source.dtype), source.nodata
+        self.needs_mask = (self.nodata is None and self.dtype.kind != 'f' and source.alpha not in extra
+                           and source.has_mask)
 
     def __call__(self, sr: torch.Tensor, rows: Span, columns: Span) -> np.ndarray:
         """Finish a part.

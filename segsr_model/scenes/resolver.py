@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,13 +17,14 @@ from torch import nn
 from segsr_arch.guidance import MapGuidance
 from segsr_arch.layers.local_pooling import pool_locally
 from segsr_arch.layers.resize import imresize
+from segsr_model.files import sha256
 from segsr_model.scenes.runner import Result, Runner, Tile
 from segsr_model.scenes.semantics import CONTEXTS, Read, Semantics, scene_descriptor
 from segsr_model.scenes.tiles import CORE, Piece, Span, cut, weighted
 from segsr_model.testing.inference import alignment
 
 AnyImage = TypeVar('AnyImage', np.ndarray, Image.Image, torch.Tensor)
-HALO = 32  # LR pixels, of a network whose own is not known
+HALO, PATCH = 32, 64  # LR pixels, of a network whose own are not known
 
 
 class Look:
@@ -52,6 +55,7 @@ class SuperResolver:
         pooling: ``tile`` or ``local``: what RCAN and HAT average their features over, see `segsr_arch.layers.
             local_pooling`.
         self_ensemble: the mean over the 8 flips and rotations.
+        identity: what tells the network's weights from others.
 
     Attributes:
         scale: s.
@@ -61,9 +65,10 @@ class SuperResolver:
         ValueError: an option is none of those.
     """
 
-    def __init__(self, net: nn.Module, *, scale: int, halo: int | None = None, training_patch: int = 64,
+    def __init__(self, net: nn.Module, *, scale: int, halo: float | None = None, training_patch: int = PATCH,
                  device: str | torch.device | None = None, precision: str | None = None, tile: int = CORE,
-                 batch: int = 4, context: str = 'window', pooling: str = 'tile', self_ensemble: bool = False) -> None:
+                 batch: int = 4, context: str = 'window', pooling: str = 'tile', self_ensemble: bool = False,
+                 identity: str = '') -> None:
         for name, value, known in (('context', context, CONTEXTS), ('pooling', pooling, ('tile', 'local')),
                                    ('precision', precision, (None, 'bf16', 'fp16'))):
             if value not in known:
@@ -72,10 +77,11 @@ class SuperResolver:
         if pooling == 'local':
             pool_locally(net, training_patch)
         self.net = net.to(self.device).eval().requires_grad_(False)
-        self.scale, self.halo, self.training_patch = scale, HALO if halo is None else halo, training_patch
+        self.scale, self.halo, self.training_patch = scale, math.ceil(HALO if halo is None else halo), training_patch
         self.multiple_of = alignment(net)
         self.tile = -(-tile // self.multiple_of) * self.multiple_of
-        self.precision, self.batch, self.context, self.self_ensemble = precision, batch, context, self_ensemble
+        self.precision, self.batch, self.self_ensemble = precision, batch, self_ensemble
+        self.context, self.pooling, self.identity = context, pooling, identity
         self.has_maps = isinstance(getattr(net, 'guidance', None), MapGuidance)
 
     @classmethod
@@ -95,7 +101,9 @@ class SuperResolver:
         """
         from segsr_model.weights.resolve import load_any
         net, release = load_any(weights, option_file, scale=scale)
-        return cls(net, scale=release.scale, halo=release.halo, training_patch=release.training_patch, **options)
+        identity = sha256(weights) if Path(weights).is_file() else weights
+        return cls(net, scale=release.scale, halo=release.halo, training_patch=release.training_patch or PATCH,
+                   identity=identity, **options)
 
     def __call__(self, image: AnyImage, look: Look | None = None) -> AnyImage:
         """Super-resolve an image.
@@ -154,6 +162,12 @@ class SuperResolver:
         rows, columns = (cut(length, core=self.tile, halo=self.halo, multiple=self.multiple_of)
                          for length in (height, width))
         return rows, columns
+
+    def upscale_tile(self, lr: torch.Tensor, runner: Runner) -> Result:
+        """The result of one tile (1, 3, h, w) in [0, 1] by itself."""
+        look = self.see(lr)
+        maps = look and look.maps(*(Span(0, side) for side in lr.shape[-2:]))
+        return runner.run([Tile(lr, maps)])[0]
 
     def runner(self, *, spread: bool = False) -> Runner:
         """What runs the network on tiles, as it was asked for."""

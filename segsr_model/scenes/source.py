@@ -66,6 +66,11 @@ class Source:
             raise CommandError(f"'{self.path}': its samples are {self.dtype}, not real numbers")
         self.low, self.high = self._range(value_range)
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether the file marks pixels without data in any way."""
+        return any(self.dataset.mask_flag_enums[band - 1] != [MaskFlags.all_valid] for band in self.bands)
+
     def values(self, rows: Span, columns: Span, bands: Sequence[int] | None = None) -> np.ndarray:
         """(c, h, w) float32 values of bands, those that the network takes unless others are named, in their units."""
         bands = list(bands or self.bands)

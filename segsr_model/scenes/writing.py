@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.io import DatasetWriter
 from rasterio.rpc import RPC
 from rasterio.windows import Window
 
@@ -26,7 +28,7 @@ BLOCK = 512
 CHUNK = 8 * BLOCK  # columns that are written at once
 CACHE = {'GDAL_CACHEMAX': 64}  # megabytes
 NOT_KEPT = ('STATISTICS_', 'TIFFTAG_SOFTWARE')  # tags that are of other pixels
-Pixels = Callable[[Span, Span], tuple[np.ndarray, np.ndarray]]  # rows, columns -> samples (c, h, w), whether they are
+Pixels = Callable[[Span, Span], tuple[np.ndarray, 'np.ndarray | None']]  # rows, columns -> samples, mask
 
 
 def profile_of(source: Source, scale: int, origin: tuple[int, int], size: tuple[int, int], *, count: int,
@@ -53,51 +55,46 @@ def _rpc(rpc: RPC, scale: int, origin: tuple[int, int]) -> RPC:
     return RPC(**values)
 
 
-def write_raster(path: Path, profile: Mapping[str, Any], pixels: Pixels, *, source: Source, bands: list[int],
-                 tags: Mapping[str, str], cog: bool, options: Mapping[str, str], has_mask: bool,
-                 progress: Callable[[int], None] = lambda rows: None) -> None:
+def write_raster(path: Path, profile: Mapping[str, Any], pixels: Pixels, *, describe: Callable[[DatasetWriter], None],
+                 step: int = 1, cog: bool = False, options: Mapping[str, str] | None = None,
+                 has_mask: bool = False) -> None:
     """Write a raster: it appears under its name when it is whole and was read again.
 
     Args:
-        path: with .tif for a GeoTIFF.
+        path: ends in .tif.
         profile: of `profile_of`.
-        pixels: gives samples and which of them hold data.
-        source: whose tags, names, units, scales, offsets and colours are kept.
-        bands: of the source, for each band of the result.
-        tags: further ones.
-        cog: as a cloud-optimised GeoTIFF.
-        options: GDAL's creation options (``--co``).
+        pixels: gives samples (count, h, w), and which hold data, (h, w) uint8, where there is a mask.
+        describe: writes names, units and tags.
+        step: pixels that what is asked of ``pixels`` begins and ends on.
+        cog: make it a cloud-optimised GeoTIFF.
+        options: GDAL's creation options.
         has_mask: write which pixels hold data as the file's mask.
-        progress: told the rows that are written.
 
     Raises:
         CommandError: it cannot be written, or not be read again.
     """
     profile = {key: value for key, value in profile.items() if value is not None}
     gcps_crs, gcps, rpcs = profile.pop('gcps_crs', None), profile.pop('gcps', None), profile.pop('rpcs', None)
-    kind = np.dtype(profile['dtype']).kind
+    options = dict(options or {})
     layout = {'tiled': True, 'blockxsize': BLOCK, 'blockysize': BLOCK, 'bigtiff': 'IF_SAFER', 'compress': 'DEFLATE',
-              'zlevel': 1 if cog else 6, 'predictor': 3 if kind == 'f' else 2,
+              'zlevel': 1 if cog else 6, 'predictor': 3 if np.dtype(profile['dtype']).kind == 'f' else 2,
               'interleave': 'pixel' if profile['count'] <= 4 else 'band'}
-    last = {} if cog else dict(options)
     temporary = path.with_name(f'.{path.stem}.{uuid.uuid4().hex[:8]}.part.tif')
     copied = temporary.with_suffix('.cog.tif')
     try:
         with explained(path), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, **CACHE):
-            with rasterio.open(temporary, 'w', **profile, **{**layout, **last}) as file:
-                _describe(file, source, bands, tags)
+            with rasterio.open(temporary, 'w', **profile, **{**layout, **({} if cog else options)}) as file:
+                describe(file)
                 if gcps:
                     file.gcps = gcps, gcps_crs
                 if rpcs:
                     file.rpcs = rpcs
-                for rows, columns in blocks(file.height, file.width):
+                for rows, columns in _blocks(file.height, file.width, step):
                     samples, valid = pixels(rows, columns)
                     window = Window(columns.start, rows.start, columns.length, rows.length)
                     file.write(samples, window=window)
                     if has_mask:
                         file.write_mask(valid, window=window)
-                    if columns.stop == file.width:
-                        progress(rows.length)
             if cog:
                 rasterio.shutil.copy(temporary, copied, driver='COG', **{
                     'compress': 'DEFLATE', 'predictor': 'YES', 'blocksize': BLOCK, 'bigtiff': 'IF_SAFER',
@@ -110,15 +107,17 @@ def write_raster(path: Path, profile: Mapping[str, Any], pixels: Pixels, *, sour
             each.unlink(missing_ok=True)
 
 
-def blocks(height: int, width: int) -> Iterator[tuple[Span, Span]]:
-    """Whole blocks of a raster, row by row, some at once."""
-    for top in range(0, height, BLOCK):
-        for left in range(0, width, CHUNK):
-            yield Span(top, min(top + BLOCK, height)), Span(left, min(left + CHUNK, width))
+def _blocks(height: int, width: int, step: int) -> Iterator[tuple[Span, Span]]:
+    """Whole blocks of a raster, row by row, some at once; they begin on multiples of ``step``."""
+    down = math.lcm(BLOCK, step)
+    across = max(1, CHUNK // down) * down
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield Span(top, min(top + down, height)), Span(left, min(left + across, width))
 
 
-def _describe(file: rasterio.io.DatasetWriter, source: Source, bands: list[int], tags: Mapping[str, str]) -> None:
-    """Names, units, colours and tags."""
+def describe_result(file: DatasetWriter, source: Source, bands: list[int], tags: Mapping[str, str]) -> None:
+    """Names, units, colours and tags of the source's bands, and further tags."""
     dataset = source.dataset
     file.descriptions = [dataset.descriptions[band - 1] for band in bands]
     file.units = [dataset.units[band - 1] or '' for band in bands]
@@ -132,6 +131,12 @@ def _describe(file: rasterio.io.DatasetWriter, source: Source, bands: list[int],
         own = {key: value for key, value in dataset.tags(band).items() if not key.startswith(NOT_KEPT)}
         if own:
             file.update_tags(number, **own)
+
+
+def describe_layer(file: DatasetWriter, names: list[str], unit: str, tags: Mapping[str, str]) -> None:
+    """Names of bands, one unit, and tags."""
+    file.descriptions, file.units = names, [unit] * len(names)
+    file.update_tags(**tags)
 
 
 def _read_again(path: Path, profile: Mapping[str, Any]) -> None:
