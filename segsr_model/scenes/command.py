@@ -237,8 +237,8 @@ def _targets(inputs: Sequence[Path], args: argparse.Namespace, scale: int) -> di
     for path, target in targets.items():
         key = os.path.normcase(os.path.abspath(target)).lower()
         if key in owner:
-            raise CommandError(f"'{owner[key]}' and '{path}' would both become '{target}'; choose --ext or --suffix, or "
-                               'another folder for one of them')
+            raise CommandError(f"'{owner[key]}' and '{path}' would both become '{target}'; choose --ext or "
+                               '--suffix, or another folder for one of them')
         owner[key] = path
         if target.exists() and any(target.samefile(each) for each in inputs if each.exists()):
             raise CommandError(f"'{target}' is to be read, so it is not written; choose another -o or --suffix")

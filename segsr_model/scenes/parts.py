@@ -59,8 +59,10 @@ class Parts:
         while waiting := [name for name in names if name not in self]:
             for name in waiting:
                 if name not in self and self._claim(name):
-                    yield name
-                    self._claim_of(name).unlink(missing_ok=True)
+                    try:
+                        yield name
+                    finally:
+                        self._claim_of(name).unlink(missing_ok=True)
             if any(name not in self for name in names):
                 time.sleep(0.2)
 
