@@ -17,22 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from segsr_arch.clip.clip_tower import model_config
-from segsr_arch.clip.tensor_files import holds_numbers
 from segsr_arch.options import EncoderOptions, parse
 from segsr_arch.segsr_arch import SeGSR
 from segsr_model.files import sha256, write_output
 from segsr_model.weights.building import build, channels_of, network_class, scale_of
 from segsr_model.weights.loading import Trained
-from segsr_model.weights.reading import read_iterations
+from segsr_model.weights.reading import read_iterations, read_safetensors
 
 KEY = 'segsr_release'  # of the metadata
 FORMAT = 1
-MOST_HEADER, MOST_METADATA = 1 << 24, 1 << 16  # bytes; a HAT with CLIP's tower has 160 kB and 3 kB
+MOST_METADATA = 1 << 16  # characters; those of a HAT with CLIP's tower have 3,000
 RGB = ('red', 'green', 'blue')
 
 
@@ -112,6 +110,11 @@ def package_version(package: str) -> str:
         return 'unknown'
 
 
+def band_names(channels: int) -> tuple[str, ...]:
+    """The bands of a network of so many channels."""
+    return RGB if channels == 3 else tuple(f'band {i + 1}' for i in range(channels))
+
+
 def describe(trained: Trained, *, halo: float | None = None, training_patch: int | None = None,
              licence: str | None = None) -> Release:
     """The release of a network that was trained here.
@@ -125,14 +128,14 @@ def describe(trained: Trained, *, halo: float | None = None, training_patch: int
         ValueError: a value that cannot be.
     """
     network_g, path = trained.network_g, trained.checkpoint
-    scale, channels = scale_of(trained.net, network_g), channels_of(network_g)
+    scale = scale_of(trained.net, network_g)
     if training_patch is None:
         train = (trained.options.get('datasets') or {}).get('train') or {}
         training_patch = train['gt_size'] // scale if train.get('gt_size') else network_g.get('img_size')
     return Release(
         network_g=network_g, scale=scale, halo=halo, training_patch=training_patch,
-        bands=RGB if channels == 3 else tuple(f'band {i + 1}' for i in range(channels)), tower=_tower(trained.net),
-        licence=licence, provenance={
+        bands=band_names(channels_of(network_g)), tower=_tower(trained.net), licence=licence,
+        provenance={
             'segsr': package_version('segsr'), 'option_file': Path(trained.option_file).name,
             'iterations': read_iterations(path) if path else None, 'sha256': sha256(path) if path else None,
             'param_key': trained.param_key})
@@ -225,7 +228,12 @@ def load_release(path: str | Path) -> tuple[nn.Module, Release]:
     Raises:
         ValueError: it cannot be read, is no release file, is damaged, or is of another format.
     """
-    weights, metadata = read_safetensors(path)
+    return parse_release(path, *read_safetensors(path))
+
+
+def parse_release(path: str | Path, weights: Mapping[str, torch.Tensor],
+                  metadata: Mapping[str, str]) -> tuple[nn.Module, Release]:
+    """`load_release` of a file that has been read."""
     try:
         release = _parse(metadata.get(KEY))
         net = build(release.network_g or {}, weights)
@@ -233,30 +241,6 @@ def load_release(path: str | Path) -> tuple[nn.Module, Release]:
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from None
     return net, release
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a ``.safetensors`` file; what was stored in fp16 is fp32.
-
-    Raises:
-        ValueError: it cannot be read, or is damaged.
-    """
-    try:
-        with open(path, 'rb') as file:
-            if int.from_bytes(file.read(8), 'little') > MOST_HEADER:
-                raise ValueError('its header is too long')
-        with safe_open(str(path), framework='pt') as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
-            strange = [key for key, value in tensors.items() if not holds_numbers(value)]
-            if strange:
-                raise ValueError(f'{strange[0]} holds no plain numbers')
-    except OSError as error:
-        raise ValueError(f"cannot read '{path}': {error.strerror}") from None
-    except Exception as error:  # safetensors' own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot read '{path}': it is damaged, or no safetensors file: {reason}") from None
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}, metadata
 
 
 def _parse(text: str | None) -> Release:
