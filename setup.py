@@ -67,7 +67,8 @@ setup(
         'metrics': ['pyiqa'],  # LPIPS, DISTS and others
         'onnx': ['onnx', 'onnxruntime', 'torch>=2.5'],  # segsr export --out net.onnx
         'spandrel': ['spandrel'],  # the networks of others' checkpoints, found from their weights
-        'test': ['hypothesis>=6', 'onnx', 'onnxruntime', 'pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff', 'spandrel'],
+        'test': ['hypothesis>=6', 'onnx', 'onnxruntime', 'pytest>=7', 'rarfile>=4', 'rasterio>=1.3', 'ruff',
+                 'spandrel'],
     },
     entry_points={'console_scripts': ['segsr = segsr_model.cli:main']},
     cmdclass={'build_py': BuildWithPth},
