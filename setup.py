@@ -45,6 +45,7 @@ setup(
     install_requires=[
         'basicsr>=1.4.2; python_version < "3.13"',  # its setup.py fails on 3.13: install it by hand there, see README
         'einops>=0.6',
+        'huggingface_hub',
         'lmdb',
         'loralib>=0.1.2',
         'matplotlib>=3.7',
@@ -64,7 +65,9 @@ setup(
     extras_require={
         'rar': ['rarfile>=4'],  # rar archives; needs the tool unrar, unar, 7z or bsdtar too
         'metrics': ['pyiqa'],  # LPIPS, DISTS and others
-        'test': ['hypothesis>=6', 'pytest>=7', 'rarfile>=4', 'ruff', 'spandrel'],
+        'onnx': ['onnx', 'onnxruntime', 'torch>=2.5'],  # segsr export --out net.onnx
+        'spandrel': ['spandrel'],  # the networks of others' checkpoints, found from their weights
+        'test': ['hypothesis>=6', 'onnx', 'onnxruntime', 'pytest>=7', 'rarfile>=4', 'ruff', 'spandrel'],
     },
     entry_points={'console_scripts': ['segsr = segsr_model.cli:main']},
     cmdclass={'build_py': BuildWithPth},

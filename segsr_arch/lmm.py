@@ -38,5 +38,5 @@ class LMM(nn.Module):
     def forward(self, feat: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
         """Feature (b, c, h, w) and its guidance (b, guidance_channels, h, w) -> modulated feature (b, c, h, w)."""
         gain, bias = self.modulation(guidance)
-        normed = F.layer_norm(feat.permute(0, 2, 3, 1), feat.shape[1:2]).permute(0, 3, 1, 2)
+        normed = F.layer_norm(feat.permute(0, 2, 3, 1), (self.gain.out_channels,)).permute(0, 3, 1, 2)
         return gain * normed + bias

@@ -28,6 +28,7 @@ from segsr_model.checks.blocks import (
     parameters_of,
     registered,
 )
+from segsr_model.weights.building import without_values
 from segsr_model.weights.loading import match_weights
 from segsr_model.weights.reading import read_weights
 
@@ -102,12 +103,11 @@ def _semantic_blocks(semantic: Block) -> Iterator[tuple[str, Any]]:
 def _built(cls: type, options: dict[str, Any]) -> nn.Module:
     """Without BasicSR's build_network: its logger must not be used before train.py has set it up."""
     try:
-        with torch.device('meta'):
-            return cls(**options)
+        return without_values(cls, options)
     except RuntimeError as error:
         if 'meta' not in str(error):
             raise
-        return cls(**options)  # SwinIR computes with values while it is built
+        return cls(**options)  # one of BasicSR's others computes with values while it is built
 
 
 def _class(network: Block) -> type | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from os import path as osp
@@ -18,6 +17,7 @@ from segsr_model.errors import CommandError
 from segsr_model.files import sha256
 from segsr_model.prepare.manifest import MANIFEST, fingerprint, read_manifest
 from segsr_model.weights.reading import read_iterations
+from segsr_model.weights.release import package_version
 
 
 def image_names(dataset: Dataset) -> list[str]:
@@ -77,13 +77,7 @@ def protocol_of(opt: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         'iterations': read_iterations(checkpoint) if checkpoint else None,
         'checkpoint_sha256': sha256(checkpoint) if checkpoint else None,
         'param_key': path.get('param_key_g', 'params') if checkpoint else None,
-        'versions': {'segsr': _version('segsr'), 'basicsr': basicsr.__version__, 'torch': torch.__version__},
+        'versions': {
+            'segsr': package_version('segsr'), 'basicsr': basicsr.__version__, 'torch': torch.__version__},
     }
     return json.loads(json.dumps(protocol))
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # used from a checkout
-        return 'unknown'

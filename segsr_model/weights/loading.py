@@ -125,8 +125,31 @@ def network_options(option_file: str, options: Mapping[str, Any]) -> dict[str, A
     return network
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights it was trained to, in eval mode, and where both come from.
+
+    Attributes:
+        net, network_g: the network and its options.
+        option_file, options: the file and all that is in it.
+        checkpoint, param_key: the file of the weights, and the key they were under; None: a network without weights.
+    """
+
+    net: nn.Module
+    network_g: dict[str, Any]
+    option_file: str
+    options: dict[str, Any]
+    checkpoint: str | None
+    param_key: str | None
+
+
 def network_from_options(option_file: str, checkpoint: str | None = None, param_key: str | None = None) -> nn.Module:
-    """Build the network of an option file and load its weights, for use outside of training and testing.
+    """The network of `read_trained`, for use outside of training and testing."""
+    return read_trained(option_file, checkpoint, param_key).net
+
+
+def read_trained(option_file: str, checkpoint: str | None = None, param_key: str | None = None) -> Trained:
+    """Build the network of an option file and load its weights.
 
     Args:
         option_file: a BasicSR option file with ``network_g``.
@@ -150,10 +173,10 @@ def network_from_options(option_file: str, checkpoint: str | None = None, param_
     if not checkpoint:
         if any(True for _ in net.parameters()):
             raise ValueError(f"'{option_file}' names no weights: give --checkpoint, or set path:pretrain_network_g")
-        return net
-    weights, _ = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
+        return Trained(net, network, option_file, options, None, None)
+    weights, param_key = read_weights(checkpoint, param_key or path.get('param_key_g', 'params'))
     try:
         load_weights(net, weights)
     except ValueError as error:
         raise ValueError(f"'{checkpoint}': {error}") from None
-    return net
+    return Trained(net, network, option_file, options, checkpoint, param_key)

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from segsr_arch.clip.tensor_files import holds_numbers, load_tensors
 
+MOST_HEADER = 1 << 24  # bytes of a safetensors file; a HAT with CLIP's tower has 160,000
+
 
 def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[dict[str, torch.Tensor], str | None]:
-    """Weights of a network from a ``.pth`` file.
+    """Weights of a network from a ``.pth`` or ``.safetensors`` file.
 
     Args:
         path: written by BasicSR, by another repository, or by `torch.save(net.state_dict())`.
@@ -25,7 +28,7 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
     Raises:
         ValueError: the file cannot be read or holds no weights.
     """
-    content = load_tensors(path)
+    content = read_safetensors(path)[0] if Path(path).suffix == '.safetensors' else load_tensors(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"'{path}' holds a {type(content).__name__}, not a network's weights")
     keys = [k for k in (param_key, 'params', 'params_ema', 'state_dict') if k and isinstance(content.get(k), Mapping)]
@@ -37,13 +40,37 @@ def read_weights(path: str | Path, param_key: str | None = 'params') -> tuple[di
     return weights, keys[0] if keys else None
 
 
+def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a ``.safetensors`` file; what was stored in fp16 is fp32.
+
+    Raises:
+        ValueError: it cannot be read, or is damaged.
+    """
+    try:
+        with open(path, 'rb') as file:
+            if int.from_bytes(file.read(8), 'little') > MOST_HEADER:
+                raise ValueError('its header is too long')
+        with safe_open(str(path), framework='pt') as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+            strange = [key for key, value in tensors.items() if not holds_numbers(value)]
+            if strange:
+                raise ValueError(f'{strange[0]} holds no plain numbers')
+    except OSError as error:
+        raise ValueError(f"cannot read '{path}': {error.strerror}") from None
+    except Exception as error:  # safetensors' own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot read '{path}': it is damaged, or no safetensors file: {reason}") from None
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}, metadata
+
+
 def read_iterations(path: str | Path) -> int | None:
     """Iterations a checkpoint was trained for, from the file or its name (``net_g_5000.pth``); None if neither says.
 
     Raises:
         ValueError: the file cannot be read.
     """
-    content = load_tensors(path, mmap=True)
+    content = None if Path(path).suffix == '.safetensors' else load_tensors(path, mmap=True)
     if isinstance(content, Mapping) and isinstance(content.get('iterations'), int):
         return content['iterations']
     number = re.fullmatch(r'.*_(\d+)', Path(path).stem)
