@@ -10,6 +10,7 @@ from torch import nn
 from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, steps, whole
 
 COUNT, NUMBER = whole(1), whole(0)
+UPSCALE = ('upscale', 'scale', 'up_scale')  # what networks call it
 
 
 def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
@@ -41,11 +42,10 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
 
 def _scale(opt: Block, net: nn.Module | None) -> Iterator[str]:
     network = opt['network_g']
-    upscale = network.get('upscale', default=network.get('scale'))  # RRDBNet says scale
-    if upscale is None:
-        upscale = getattr(net, 'upscale', opt.get('scale'))
+    key = next((key for key in UPSCALE if key in network.content), UPSCALE[0])
+    upscale = network.get(key, default=getattr(net, 'upscale', opt.get('scale')))
     if upscale != opt.get('scale'):
-        yield f'scale: is {opt.get("scale")}, but network_g has upscale {upscale}'
+        yield f'scale: is {opt.get("scale")}, but network_g has {key} {upscale}'
 
 
 def _length(train: Block) -> Iterator[str]:

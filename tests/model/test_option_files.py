@@ -19,7 +19,8 @@ PARTS = {'base.yml', 'EDSR.yml', 'HAT.yml', 'SeGSR.yml'}  # of the sample runs
 FILES = sorted(str(path.relative_to(OPTIONS)) for path in OPTIONS.glob('**/*.yml')
                if path.parent.name != 'base' and path.name not in PARTS)
 RUNS = [file for file in FILES if not Path(file).name.startswith(('test_', 'demo_', 'sample_'))]
-LEARNING_RATES = {'SRResNet': 1e-4, 'EDSR': 1e-4, 'RRDBNet': 2e-4, 'RCAN': 1e-4, 'SwinIR': 2e-4, 'HAT': 2e-4}
+LEARNING_RATES = {'SRResNet': 1e-4, 'EDSR': 1e-4, 'RRDBNet': 2e-4, 'RCAN': 1e-4, 'SwinIR': 2e-4, 'HAT': 2e-4,
+                  'HAUNet': 8e-4, 'SPT': 2e-4}
 
 
 @functools.cache
@@ -34,8 +35,9 @@ def read(file):
 def shrunk(network, clip_config):
     """The network of an option file with fewer channels and blocks and a small CLIP; same units, same scale."""
     network = copy.deepcopy(network)
-    small = {'num_feat': 8, 'num_block': 8 if 'EDSR' in network['type'] else 1, 'squeeze_factor': 4, 'embed_dim': 12,
-             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4, 'num_grow_ch': 4}
+    small = {'num_feat': 8, 'num_block': 8 if 'EDSR' in network['type'] else 1, 'squeeze_factor': 4, 'embed_dim': 16,
+             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4, 'num_grow_ch': 4, 'width': 8,
+             'enc_blk_nums': [1, 1], 'middle_blk_num': 2, 'dec_blk_nums': [1, 1], 'SPTB_num': 1, 'SPAL_num': 1}
     network.update({k: v for k, v in small.items() if k in network})
     if 'semantic' in network:
         encoder = network['semantic']['encoder']
@@ -68,7 +70,7 @@ def test_each_row_of_the_paper_has_one_run():
     assert set(runs) == {(table.number, name, scale) for table in paper_tables().values()
                          for name, row in table.rows.items() if row.ours for scale in table.scales}
     trained = [file for file in RUNS if 'train' in read(file)['datasets']]
-    assert len(trained) == 54 and len({read(file)['name'] for file in FILES}) == len(FILES)
+    assert len(trained) == 62 and len({read(file)['name'] for file in FILES}) == len(FILES)
 
 
 @pytest.mark.parametrize('file', RUNS)
@@ -90,9 +92,11 @@ def test_it_follows_the_papers_protocol(file):
     assert data['gt_size'] == 64 * scale and data['batch_size_per_gpu'] == 4
     assert data['use_hflip'] and data['use_rot']
     assert train['optim_g']['type'] == 'Adam' and train['pixel_opt']['type'] == 'L1Loss'
-    assert train['optim_g']['lr'] == LEARNING_RATES.get(Path(file).stem.split('_')[0], 1e-4)
+    method = Path(file).stem.split('_')[0]
+    assert train['optim_g']['lr'] == LEARNING_RATES.get(method, 1e-4)
     assert train['total_iter'] == (120000 if aid else 80000)
-    assert train['scheduler'] == {
+    falling = {'type': 'CosineAnnealingRestartLR', 'periods': [train['total_iter']], 'eta_min': 1e-7}
+    assert train['scheduler'] == falling if method == 'HAUNet' else {
         'type': 'MultiStepLR', 'gamma': 0.5, 'milestones': [60000, 100000] if aid else [50000]}
 
 

@@ -197,8 +197,8 @@ def test_nothing_is_left_from_one_call_for_the_next():
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    ({'upscale': 5}, 'SPT: upscale is 5, must be 3 or a power of two'),
-    ({'upscale': 1}, 'SPT: upscale is 1, must be'), ({'upscale': 0}, 'SPT: upscale is 0, must be'),
+    ({'upscale': 5}, 'SPT: upscale is 5; there are 3 and the powers of two'),
+    ({'upscale': 0}, 'SPT: upscale is 0; there are'), ({'upscale': -4}, 'SPT: upscale is -4; there are'),
     ({'embed_dim': 15}, 'SPT: embed_dim is 15, must be at least 16'),
     ({'ape': True}, 'SPT: ape is true; its embedding would never be used, so it must be false'),
     ({'upsampler': 'nearest'}, "SPT: upsampler is 'nearest'; there is pixelshuffle")])
