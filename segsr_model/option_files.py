@@ -2,7 +2,7 @@
 
 Paths are relative to the file. What is included is merged in order, mapping by mapping; the file's own keys come last
 and win. Lists and single values are replaced. A file that is reached twice counts where it is reached first. A dataset
-that is set to ``~`` is left out.
+or an option of the scheduler that is set to ``~`` is left out.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ def compose(path: str | Path) -> tuple[dict[str, Any], list[Path]]:
     """
     options, files = {}, []
     _merge_file(Path(path), options, files, ())
-    if isinstance(options.get('datasets'), dict):
-        options['datasets'] = {k: v for k, v in options['datasets'].items() if v is not None}
+    for block, key in ((options, 'datasets'), (options.get('train'), 'scheduler')):
+        if isinstance(block, dict) and isinstance(block.get(key), dict):
+            block[key] = {k: v for k, v in block[key].items() if v is not None}
     return options, files
 
 

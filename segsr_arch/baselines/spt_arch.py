@@ -172,8 +172,8 @@ class SPT(nn.Module):
             raise ValueError('SPT: ape is true; its embedding would never be used, so it must be false')
         if embed_dim < 16:
             raise ValueError(f'SPT: embed_dim is {embed_dim}, must be at least 16')
-        if upscale != 3 and (upscale < 2 or upscale & (upscale - 1)):
-            raise ValueError(f'SPT: upscale is {upscale}, must be 3 or a power of two')
+        if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
+            raise ValueError(f'SPT: upscale is {upscale}; there are 3 and the powers of two')
         self.upscale, self.img_range = upscale, img_range
         mean = torch.tensor(RGB_MEAN) if in_chans == 3 else torch.zeros(in_chans)
         self.register_buffer('mean', mean.view(1, -1, 1, 1), persistent=False)

@@ -1,7 +1,7 @@
 """Softmax attention whose products are rectified before the softmax, for whole images.
 
-PyTorch's fused attention has no place for the rectifier. The rows of the matrices are independent: forward works off some
-at a time, as does backward, which computes them again. So memory grows with the number of pixels, not with its square.
+PyTorch's fused attention has no place for the rectifier. The rows of the matrices are independent: forward works off
+some at a time, as does backward, which computes them again. So memory grows with the number of pixels, not its square.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class _ReluAttention(torch.autograd.Function):
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = ctx.saved_tensors
         d_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-        d_k, d_v = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (k, v))
+        d_k, d_v = (torch.zeros(t.shape, dtype=torch.promote_types(t.dtype, torch.float32), device=t.device)
+                    for t in (k, v))
         for images, rows in _parts(q):
             q_, k_, d_out_ = q[images, rows], k[images], d_out[images, rows]
             scores = torch.bmm(q_, k_.transpose(1, 2)).relu_()
@@ -54,9 +55,9 @@ class _ReluAttention(torch.autograd.Function):
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             d_scores = torch.ops.aten.threshold_backward(d_scores, scores, 0)
             d_q[images, rows] = torch.bmm(d_scores, k_)
-            d_k[images].baddbmm_(d_scores.transpose(1, 2), q_)
-            d_v[images].baddbmm_(weights.transpose(1, 2), d_out_)
-        return d_q, d_k, d_v
+            d_k[images] += torch.bmm(d_scores.transpose(1, 2), q_)
+            d_v[images] += torch.bmm(weights.transpose(1, 2), d_out_)
+        return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
 
 
 def _parts(q: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -13,6 +13,7 @@ from segsr_model.testing.metrics import needs_ground_truth
 COUNT, NUMBER = whole(1), whole(0)
 OF_TRAINING = ('gt_size', 'use_hflip', 'use_rot', 'use_shuffle', 'num_worker_per_gpu', 'batch_size_per_gpu',
                'dataset_enlarge_ratio')
+UPSCALE = ('upscale', 'scale', 'up_scale')  # what networks call it
 
 
 def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
@@ -44,11 +45,10 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
 
 def _scale(opt: Block, net: nn.Module | None) -> Iterator[str]:
     network = opt['network_g']
-    upscale = network.get('upscale', default=network.get('scale'))  # RRDBNet says scale
-    if upscale is None:
-        upscale = getattr(net, 'upscale', opt.get('scale'))
+    key = next((key for key in UPSCALE if key in network.content), UPSCALE[0])
+    upscale = network.get(key, default=getattr(net, 'upscale', opt.get('scale')))
     if upscale != opt.get('scale'):
-        yield f'scale: is {opt.get("scale")}, but network_g has upscale {upscale}'
+        yield f'scale: is {opt.get("scale")}, but network_g has {key} {upscale}'
 
 
 def _length(train: Block) -> Iterator[str]:

@@ -45,6 +45,14 @@ def test_a_dataset_set_to_nothing_is_left_out(write):
     assert options['datasets'] == {'val': {'name': 'b'}}
 
 
+def test_a_schedulers_option_set_to_nothing_is_left_out(write):
+    """Another scheduler takes other options."""
+    write('base.yml', 'train: {scheduler: {type: MultiStepLR, gamma: 0.5}, warmup_iter: ~}')
+    own = 'include: base.yml\ntrain: {scheduler: {type: Other, gamma: ~, periods: [1]}}'
+    options = read_options(write('own.yml', own))
+    assert options['train'] == {'scheduler': {'type': 'Other', 'periods': [1]}, 'warmup_iter': None}
+
+
 @pytest.mark.parametrize(('text', 'message'), [
     ('include: missing.yml', r"cannot read the option file '.*missing\.yml', included by '.*own\.yml': No such file"),
     ('include: own.yml', r"'.*own\.yml' includes itself: .*own\.yml -> .*own\.yml"),

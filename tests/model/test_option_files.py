@@ -20,10 +20,12 @@ FILES = sorted(str(path.relative_to(OPTIONS)) for path in OPTIONS.glob('**/*.yml
                if path.parent.name != 'base' and path.name not in PARTS)
 RUNS = [file for file in FILES if not Path(file).name.startswith(('test_', 'demo_', 'sample_'))]
 LEARNING_RATES = {'SRResNet': 1e-4, 'EDSR': 1e-4, 'RRDBNet': 2e-4, 'RCAN': 1e-4, 'SwinIR': 2e-4, 'HAT': 2e-4,
-                  'MFGHMoE': 2e-4}
-MILESTONES = {  # of a method's own recipe; the others follow Section IV-C
-    ('MFGHMoE', 'UCMerced'): [30000, 50000, 65000, 70000, 75000],
-    ('MFGHMoE', 'AID'): [45000, 75000, 97500, 105000, 112500]}
+                  'HAUNet': 8e-4, 'MFGHMoE': 2e-4, 'SPT': 2e-4}
+SCHEDULERS = {  # of a method's own recipe; the others follow Section IV-C
+    'HAUNet': {'type': 'CosineAnnealingRestartLR', 'periods': {False: [80000], True: [120000]}, 'eta_min': 1e-7},
+    'MFGHMoE': {'type': 'MultiStepLR', 'gamma': 0.5, 'milestones': {False: [30000, 50000, 65000, 70000, 75000],
+                                                                    True: [45000, 75000, 97500, 105000, 112500]}}}
+HALVED = {'type': 'MultiStepLR', 'gamma': 0.5, 'milestones': {False: [50000], True: [60000, 100000]}}
 
 
 @functools.cache
@@ -38,8 +40,9 @@ def read(file):
 def shrunk(network, clip_config):
     """The network of an option file with fewer channels and blocks and a small CLIP; same units, same scale."""
     network = copy.deepcopy(network)
-    small = {'num_feat': 8, 'num_block': 8 if 'EDSR' in network['type'] else 1, 'squeeze_factor': 4, 'embed_dim': 12,
-             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4, 'num_grow_ch': 4}
+    small = {'num_feat': 8, 'num_block': 8 if 'EDSR' in network['type'] else 1, 'squeeze_factor': 4, 'embed_dim': 16,
+             'depths': [1] * 6, 'num_heads': [2] * 6, 'window_size': 4, 'num_grow_ch': 4, 'width': 8,
+             'enc_blk_nums': [1, 1], 'middle_blk_num': 2, 'dec_blk_nums': [1, 1], 'SPTB_num': 1, 'SPAL_num': 1}
     network.update({k: v for k, v in small.items() if k in network})
     if 'semantic' in network:
         encoder = network['semantic']['encoder']
@@ -72,7 +75,7 @@ def test_each_row_of_the_paper_has_one_run():
     assert set(runs) == {(table.number, name, scale) for table in paper_tables().values()
                          for name, row in table.rows.items() if row.ours for scale in table.scales}
     trained = [file for file in RUNS if 'train' in read(file)['datasets']]
-    assert len(trained) == 58 and len({read(file)['name'] for file in FILES}) == len(FILES)
+    assert len(trained) == 66 and len({read(file)['name'] for file in FILES}) == len(FILES)
 
 
 @pytest.mark.parametrize('file', RUNS)
@@ -97,8 +100,8 @@ def test_it_follows_the_papers_protocol(file):
     assert train['optim_g']['type'] == 'Adam' and train['pixel_opt']['type'] == 'L1Loss'
     assert train['optim_g']['lr'] == LEARNING_RATES.get(method, 1e-4)
     assert train['total_iter'] == (120000 if aid else 80000)
-    assert train['scheduler'] == {'type': 'MultiStepLR', 'gamma': 0.5, 'milestones': MILESTONES.get(
-        (method, 'AID' if aid else 'UCMerced'), [60000, 100000] if aid else [50000])}
+    assert train['scheduler'] == {key: value[aid] if isinstance(value, dict) else value
+                                  for key, value in SCHEDULERS.get(method, HALVED).items()}
 
 
 @pytest.mark.parametrize(('backbone', 'scale'), [*itertools.product(('HAT', 'EDSR', 'RCAN'), (2, 4))])
