@@ -36,6 +36,8 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
             yield f'{dataset.where}: is no phase that BasicSR uses; there are {known}'
         yield from _loader(opt, dataset, phase == 'train')
         yield from _patches(opt, dataset) if phase == 'train' else _without_effect(dataset)
+        if dataset['io_backend'].get('type') == 'lmdb' and dataset.get('meta_info_file'):
+            yield f'{dataset.path("meta_info_file")}: has no effect on an LMDB, of which BasicSR takes all images'
     yield from _ground_truth(opt)
     wandb = opt['logger']['wandb'].get('project', TEXT)
     if training and wandb and opt['logger'].get('use_tb_logger') is not True:

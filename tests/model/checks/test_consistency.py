@@ -42,3 +42,10 @@ def test_the_best_of_a_metric_that_its_data_set_cannot_have(sets, best, said):
 def test_options_of_training_in_a_set_that_is_not_trained_on(option):
     expected = [f'datasets:test_0:{option}: has no effect: here images are taken one by one, as they are; leave it out']
     assert problems([{**PAIRED, option: 1}], {}) == expected
+
+
+def test_a_list_of_images_of_an_lmdb():
+    base = {**PAIRED, 'io_backend': {'type': 'lmdb'}}
+    assert problems([base, {**base, 'meta_info_file': None}], {}) == []
+    assert problems([{**base, 'meta_info_file': 'list.txt'}], {}) == [
+        'datasets:test_0:meta_info_file: has no effect on an LMDB, of which BasicSR takes all images']
