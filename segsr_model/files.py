@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from os import path as osp
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -73,6 +74,8 @@ def check_output(path: str, suffixes: Iterable[str], inputs: Iterable[str] = ())
         raise CommandError(f"'{path}' is to be read, so it is not written")
     if Path(path).is_dir():
         raise CommandError(f"'{path}' is a folder")
+    if obstacle(Path(path).parent):
+        raise CommandError(f"cannot write '{path}': {obstacle(Path(path).parent)}")
     if Path(path).is_file():
         with open(path, 'rb') as file:
             start = file.read(16)
@@ -85,8 +88,22 @@ def write_output(path: str | Path, write: Callable[[str], Any]) -> None:
     try:
         write_atomically(path, write)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        reason = obstacle(Path(path).parent) or getattr(error, 'strerror', None) or str(error).splitlines()[0]
         raise CommandError(f"cannot write '{path}': {reason}") from None
+
+
+def place_of(folder: Path) -> Path:
+    """The part of a folder's path that is there, be it as a name only: a link to nowhere."""
+    return next(path for path in (folder, *folder.absolute().parents) if osp.lexists(path))
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why a folder cannot be made, or not be written to; None if it can."""
+    place = place_of(folder)
+    if osp.islink(place) and not osp.exists(place):
+        return f"'{place}' is a link to '{os.readlink(place)}', which is not there"
+    return None if osp.isdir(place) and os.access(place, os.W_OK | os.X_OK) else (
+        f"'{place}' is no folder that can be written to")
 
 
 def sha256(path: str | Path) -> str:

@@ -2,7 +2,7 @@
 
 Keys, types, contradictions, datasets, weights, packages, folders and disk are looked at as at the start of train.py or
 test.py, but for the machine's GPUs. A file with a training set is checked as a training. Nothing is written but
-weights of CLIP and of pyiqa's metrics that are missing: they are fetched, as they would be then.
+weights of CLIP, VGG and pyiqa's metrics that are missing: they are fetched, as they would be then.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
             yield f'{dataset.where}: is no phase that BasicSR uses; there are {known}'
         yield from _loader(opt, dataset, phase == 'train')
         yield from _patches(opt, dataset) if phase == 'train' else _without_effect(dataset)
+        if dataset['io_backend'].get('type') == 'lmdb' and dataset.get('meta_info_file'):
+            yield f'{dataset.path("meta_info_file")}: has no effect on an LMDB, of which BasicSR takes all images'
     yield from _ground_truth(opt)
     wandb = opt['logger']['wandb'].get('project', TEXT)
     if training and wandb and opt['logger'].get('use_tb_logger') is not True:
@@ -113,15 +115,15 @@ def _ground_truth(opt: Block) -> Iterator[str]:
     without = [dataset for dataset in sets if dataset.get('type') == 'SingleImageDataset']
     comparing = [name for name, metric in opt['val']['metrics'].blocks() if _compares(metric)]
     if comparing and without and len(without) == len(sets):
-        yield (f'val:metrics: {", ".join(comparing)} compare with a ground truth, which {without[0].where} has not, '
-               'being a SingleImageDataset: leave them out, or make it a PairedImageDataset')
+        yield (f'val:metrics: there is no ground truth for {", ".join(comparing)}: {without[0].where} is a '
+               'SingleImageDataset; make it a PairedImageDataset, or leave them out (metrics: ~)')
     best = opt['logger'].get('save_best')
     if best is None or not sets:
         return
     name, metric = next(iter(best.items())) if isinstance(best, Mapping) and best else (sets[0].get('name'), best)
     if metric in comparing and name in [dataset.get('name') for dataset in without]:
-        yield (f"logger:save_best: '{metric}' compares with a ground truth, which the validation set '{name}' has "
-               'not: nothing would be saved')
+        yield (f"logger:save_best: there is no ground truth for '{metric}': the validation set '{name}' is a "
+               'SingleImageDataset, so that nothing would be saved')
 
 
 def _compares(metric: Block) -> bool:

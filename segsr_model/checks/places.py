@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterator
 from os import path as osp
@@ -12,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from segsr_model.checks.blocks import TEXT, Block, steps, whole
+from segsr_model.files import obstacle, place_of
 from segsr_model.training.checkpoints import read_pair
 
 LEAST = 1 << 24  # bytes that any run needs: logs and images
@@ -80,7 +80,7 @@ def _bytes(opt: Block, net: nn.Module) -> int:
 
 
 def _folder(opt: Block, folder: Path, needed: int) -> Iterator[str]:
-    problems, place = list(_place('name', folder)), _there(folder)
+    problems, place = list(_place('name', folder)), place_of(folder)
     if problems:
         yield from problems
         return
@@ -96,15 +96,6 @@ def _folder(opt: Block, folder: Path, needed: int) -> Iterator[str]:
         yield f"{option}: {what} about {needed / 1e9:.2f} GB, but '{place}' has {free / 1e9:.2f} GB left{advice}"
 
 
-def _there(folder: Path) -> Path:
-    """The part of a path that is there, be it as a name only: a link to nowhere."""
-    return next(path for path in (folder, *folder.absolute().parents) if osp.lexists(path))
-
-
 def _place(option: str, folder: Path) -> Iterator[str]:
-    """Problems of making a folder, or of writing to one."""
-    place = _there(folder)
-    if osp.islink(place) and not osp.exists(place):
-        yield f"{option}: '{folder}' cannot be made: '{place}' is a link to '{os.readlink(place)}', which is not there"
-    elif not osp.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-        yield f"{option}: '{folder}' cannot be made: '{place}' is no folder that can be written to"
+    if obstacle(folder):
+        yield f"{option}: '{folder}' cannot be made: {obstacle(folder)}"

@@ -113,11 +113,21 @@ class ResumableSRModel(SRModel):
         val_opt = self.opt.get('val') or {}
         for dataset_name, records in resume_state.get('best', {}).items() if val_opt.get('metrics') else ():
             self._initialize_best_metric_results(dataset_name)
-            known = self.best_metric_results[dataset_name]
-            known.update({metric: record for metric, record in records.items() if metric in known})
+            had, has = resume_state.get('metrics', {}), self.metrics()
+            for metric in filter(records.__contains__, has):
+                if had.get(metric, has[metric]) == has[metric]:
+                    self.best_metric_results[dataset_name][metric] = records[metric]
+                else:
+                    logger.warning(f'val:metrics:{metric}: the run had {had[metric]}; from here on, as the option file '
+                                   f'says, {has[metric]}: its best value begins anew.')
         if self.run and val_opt and self.iterations % val_opt['val_freq'] == 0:
             for loader in self.run.val_loaders:
                 self.validation(loader, self.iterations, self.run.tb_logger, val_opt['save_img'])
+
+    def metrics(self) -> dict[str, str]:
+        """The options of the metrics of validation, as text, by name."""
+        metrics = (self.opt.get('val') or {}).get('metrics') or {}
+        return {name: ', '.join(f'{key} {value}' for key, value in opt.items()) for name, opt in metrics.items()}
 
     def random_states_of(self, resume_state: dict[str, Any]) -> dict[str, Any] | None:
         """Those of this process in a training state, if it was saved by as many processes on as many GPUs."""
@@ -177,7 +187,8 @@ class ResumableSRModel(SRModel):
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'data': {'seed': self.opt['manual_seed'], 'epoch': self.epoch, 'position': self.position,
                      'length': self.run and self.run.epoch_length, 'processes': self.opt['world_size']},
-            'random': states, 'best': getattr(self, 'best_metric_results', {}), 'extra': self.extra_training_state()})
+            'random': states, 'best': getattr(self, 'best_metric_results', {}),
+            'metrics': self.metrics(), 'extra': self.extra_training_state()})
         folders = self.opt['path']
         keep = self.opt['logger'].get('keep_last')
         self.writer.save_state(

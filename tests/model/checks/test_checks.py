@@ -233,6 +233,8 @@ def test_options_without_problems_have_none(written):
     ({'datasets:train:prefetch_mode': 'cuda'}, 'datasets:train:prefetch_mode: cuda needs pin_memory: true'),
     ({'datasets:test': {'name': 'x'}}, 'datasets:test: is no phase that BasicSR uses; there are train, val'),
     ({'logger:save_best': 'lpips'}, "logger:save_best: 'lpips' is not in val:metrics; there are psnr, ssim"),
+    ({'datasets:train:type': 'SingleImageDataset'}, 'datasets:train:type: SingleImageDataset has no ground truth to '
+                                                    'train on; PairedImageDataset has'),
     # what is not there
     ({'datasets:val:dataroot_lq': 'nowhere'}, "datasets:val: there is no folder 'nowhere'; \"segsr prepare --help\""),
     ({'datasets:train:io_backend:type': 'lmdb'}, 'datasets:train: \''),

@@ -1,5 +1,6 @@
 """A training that is killed and resumed is the same run, bit for bit."""
 
+import copy
 import random
 
 import numpy as np
@@ -142,3 +143,19 @@ def test_the_best_record_survives_also_when_a_metric_is_new(options, tmp_path):
     again.resume_training(torch.load(tmp_path / 'training_states' / '1.state'))
     assert again.best_metric_results['pairs'] == {'psnr': {'better': 'higher', 'val': 30.0, 'iter': 1},
                                                   'psnr2': {'better': 'higher', 'val': float('-inf'), 'iter': -1}}
+
+
+def test_the_best_record_of_a_metric_that_is_another_now_begins_anew(options, tmp_path, log):
+    model = build_model(copy.deepcopy(options))
+    model._initialize_best_metric_results('pairs')
+    for metric in ('psnr', 'ssim'):
+        model._update_best_metric_result('pairs', metric, 30.0, 1)
+    model.save(0, 1)
+    state = torch.load(tmp_path / 'training_states' / '1.state')
+    for change in ({'crop_border': 0}, {'better': 'lower'}):
+        changed = copy.deepcopy(options)
+        changed['val']['metrics']['psnr'].update(change)
+        again = build_model(changed)
+        again.resume_training(state)
+        assert [again.best_metric_results['pairs'][metric]['iter'] for metric in ('psnr', 'ssim')] == [-1, 1]
+    assert 'val:metrics:psnr: the run had type calculate_psnr, crop_border 4, test_y_channel True; from' in log.text
