@@ -1,4 +1,4 @@
-"""Testing: any image size, self-ensemble, metrics beside inference, going on after an interruption."""
+"""Testing: self-ensemble, metrics beside inference, going on after an interruption."""
 
 import copy
 import hashlib
@@ -27,20 +27,6 @@ from segsr_model.testing.inference import super_resolve
 from segsr_model.testing.metrics import check_metrics, needs_ground_truth
 from segsr_model.testing.protocol import protocol_of, split_checksum
 from segsr_model.testing.scores import SavedScores
-
-SWINIR = {'type': 'SwinIR', 'upscale': 4, 'img_size': 8, 'window_size': 4, 'depths': [2], 'embed_dim': 8,
-          'num_heads': [2], 'mlp_ratio': 2, 'upsampler': 'pixelshuffle'}
-RRDB = {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 2, 'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4}
-
-
-@pytest.mark.parametrize(('network', 'scale'), [(SWINIR, 4), (RRDB, 2)])
-def test_basicsrs_networks_take_any_size(network, scale):
-    net = build_network(network).eval()
-    x = torch.rand(1, 3, 7, 9)
-    with torch.no_grad():
-        assert super_resolve(net, x).shape == (1, 3, 7 * scale, 9 * scale)
-        even = x[..., :4, :8]
-        assert torch.equal(super_resolve(net, even), net(even))
 
 
 class Shifted(nn.Module):
