@@ -16,6 +16,7 @@ from PIL import Image
 PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # where Pillow takes an image for a decompression bomb
 ImageFile = Union[Path, io.BytesIO]
+BESIDE = ('.msk', '.aux.xml')  # what files with a mask or a nodata value are called, after the image's name
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # ImageError says what is wrong with an image
 warnings.filterwarnings('ignore', module='PIL')  # it reads headers only, and MOST_PIXELS is the limit
@@ -58,7 +59,7 @@ def decode(content: bytes, *, turned: bool = True) -> np.ndarray:
 def _is_cut_off(content: bytes) -> bool:
     """Whether it is a JPEG or PNG file without its last mark."""
     if content.startswith(b'\xff\xd8'):
-        return content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda')  # end, start of a scan; a thumbnail comes first
+        return content.rfind(b'\xff\xd9') <= content.rfind(b'\xff\xda')  # the end; a scan's start, after thumbnails
     return content.startswith(b'\x89PNG') and content.rfind(b'IEND') < 0
 
 

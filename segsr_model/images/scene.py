@@ -25,7 +25,6 @@ _FORMATS = {  # what a file starts with, and GDAL's driver: no other is let near
     b'II*\0': 'GTiff', b'MM\0*': 'GTiff', b'II+\0': 'GTiff', b'MM\0+': 'GTiff',
     b'\0\0\0\x0cjP': 'JP2OpenJPEG', b'\xff\x4f\xff\x51': 'JP2OpenJPEG',
 }
-BESIDE = ('.msk', '.aux.xml')  # what files with a mask or a nodata value are called, after the image's name
 _BY_OPENCV = {'BMP', 'JPEG', 'PNG', 'WEBP'}
 _SETTINGS = {
     'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE',  # masks and PAM files beside an image are asked for by name
@@ -78,12 +77,13 @@ class Scene:
             with self._stream() as stream:
                 driver = _driver(stream.read(12))
                 self._turn = _TURNS[_orientation(driver, stream)]
+            _check_mask(file)
             path = file.absolute() if isinstance(file, Path) else file  # s3:old/a.tif would be taken for an address
             self.dataset = rasterio.open(path, driver=driver)
             height, width, stored = self.dataset.height, self.dataset.width, self.dataset.count
             self.size = (width, height) if self._turn[0] else (height, width)
             self._whole = driver in _BY_OPENCV and height * width <= MOST_PIXELS
-            self._colours = _colour_table(self.dataset)
+            self._colours, self._transparent = _colour_table(self.dataset)
             of_colours = self._whole or self._colours is not None
             count = 3 if of_colours else stored
             self._bands = list(bands or ((1, 2, 3) if count >= 3 else (1, 1, 1)))
@@ -93,7 +93,7 @@ class Scene:
             self._kind = np.dtype(self.dataset.dtypes[self._stored_bands[0] - 1])
             if self._kind.kind == 'c':
                 raise ImageError(f'its samples are {self._kind}, not real numbers')
-            if value_range is None and self._kind != np.uint8:
+            if value_range is None and self._colours is None and self._kind != np.uint8:
                 raise ImageError(f'its samples are {self._kind}: give the values that become black and white with '
                                  '--value-range LOW HIGH, which "segsr prepare folder" takes')
             bits = self.dataset.tags(1, ns='IMAGE_STRUCTURE').get('NBITS', 8)
@@ -122,8 +122,8 @@ class Scene:
         with _reading():
             if self._kind.kind == 'f' and not np.isfinite(self._samples(stored)).all():
                 return False
-            if self._colours is not None and not self._colours[3].all():
-                return bool(self._colours[3][self.dataset.read(1, window=stored)].all())
+            if self._transparent.any() and self._transparent[self.dataset.read(1, window=stored)].any():
+                return False
             return self._is_written(stored) and self._is_unmasked(stored)
 
     def require_data(self, window: Window | None = None) -> None:
@@ -192,7 +192,7 @@ class Scene:
         return slices[::-1] if transposed else slices
 
     def _stream(self) -> BinaryIO:
-        return self._file.open('rb') if isinstance(self._file, Path) else io.BytesIO(self._file.getbuffer())
+        return self._file.open('rb') if isinstance(self._file, Path) else io.BytesIO(self._file.getvalue())
 
 
 def _driver(head: bytes) -> str:
@@ -200,6 +200,15 @@ def _driver(head: bytes) -> str:
         if head.startswith(start):
             return driver
     raise ImageError('not an image, or a damaged one')
+
+
+def _check_mask(file: ImageFile) -> None:
+    """Refuse a mask beside an image that is no GeoTIFF: GDAL would follow the names of files and hosts in it."""
+    mask = Path(f'{file}.msk')
+    if isinstance(file, Path) and mask.exists():
+        with mask.open('rb') as stream:
+            if _FORMATS.get(stream.read(4)) != 'GTiff':
+                raise ImageError(f'{mask.name} beside it is no GeoTIFF')
 
 
 def _orientation(driver: str, stream: BinaryIO) -> int:
@@ -222,15 +231,15 @@ def _orientation(driver: str, stream: BinaryIO) -> int:
     return value if value in _TURNS else 1
 
 
-def _colour_table(dataset: rasterio.DatasetReader) -> np.ndarray | None:
-    """(4, n) uint8 red, green, blue and alpha of each sample value; None: the image has no palette."""
+def _colour_table(dataset: rasterio.DatasetReader) -> tuple[np.ndarray | None, np.ndarray]:
+    """(3, n) uint8 colours of the sample values, None if the image has no palette; and (n,) which are transparent."""
     try:
         colours = dataset.colormap(1)
     except ValueError:
-        return None
+        return None, np.zeros(0, bool)
     table = np.zeros((np.iinfo(dataset.dtypes[0]).max + 1, 4), np.uint8)
     table[:len(colours)] = [colours[value] for value in sorted(colours)]
-    return table.T
+    return table[:, :3].T, (table[:, 3] == 0) & (np.arange(len(table)) < len(colours))
 
 
 @contextlib.contextmanager
@@ -241,6 +250,8 @@ def _reading() -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except UnicodeEncodeError:
+        raise ImageError('its path is not UTF-8, as GDAL needs it: rename it') from None
     except Exception as error:  # each library has its own family of errors
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise ImageError(f'it is damaged, cut off, or of a kind that GDAL does not read ({reason[0]})') from error

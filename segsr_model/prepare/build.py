@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from segsr_model.errors import CommandError
@@ -157,9 +155,7 @@ def _make_all(
             except ImageError as error:
                 problems.append(f'{path}: {error}')
 
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter('ignore', UserWarning)  # Pillow, on TIFF tags that do not matter here
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    with bar, ThreadPoolExecutor(workers) as pool:
         paths: dict[Future, str] = {}
         for path, tasks in work.items():
             try:  # archives are read here, one file after the other

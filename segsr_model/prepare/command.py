@@ -152,9 +152,10 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, *, published: bool) 
     tiles.add_argument('--tile', type=_whole(16), metavar='PIXELS', help='cut into square HR tiles, side by side')
     tiles.add_argument('--split-by', choices=('tile', 'image'), default='tile',
                        help='image: all tiles of an image go to one part (default: %(default)s)')
-    tiles.add_argument('--bands', type=_whole(1), nargs=3, metavar=('R', 'G', 'B'), help='GeoTIFF bands, from 1')
+    tiles.add_argument('--bands', type=_whole(1), nargs=3, metavar=('R', 'G', 'B'),
+                       help='the bands to show, counted from 1 (default: the first three)')
     tiles.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'),
-                       help='GeoTIFF values that become 0 and 255, such as 0 10000')
+                       help='sample values that become 0 and 255, such as 0 10000; for more than 8 bits')
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from segsr_model.errors import CommandError
-from segsr_model.images.plain import MOST_PIXELS, ImageError, ImageFile
-from segsr_model.images.scene import BESIDE, Scene, Window
+from segsr_model.images.plain import BESIDE, MOST_PIXELS, ImageError, ImageFile
+from segsr_model.images.scene import Scene, Window
 from segsr_model.prepare.sources.archives import Source
 from segsr_model.prepare.sources.catalogue import class_of
 from segsr_model.prepare.sources.find import number_names

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from segsr_model.errors import CommandError
-from segsr_model.images.plain import ImageFile
+from segsr_model.images.plain import BESIDE, ImageFile
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = ('.bmp', '.jp2', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 MOST_BYTES = 2 << 30  # of an image in an archive, which is read into memory; larger ones must be unpacked
 
 
@@ -133,11 +133,14 @@ def open_source(path: Path) -> Source:
 
 
 def list_images(source: Source) -> tuple[list[str], list[str]]:
-    """The image files of a source in order of their paths, and the other files that are no macOS or hidden clutter."""
+    """The image files of a source in order of their paths, and the other files that are no macOS or hidden clutter.
+
+    Files that belong to an image, with its mask or nodata value, are neither.
+    """
     images, others = [], []
     for path in sorted(source.sizes):
         pure = PurePosixPath(path)
-        if any(part.startswith(('.', '__MACOSX')) and part != '..' for part in pure.parts):
+        if any(part.startswith(('.', '__MACOSX')) and part != '..' for part in pure.parts) or path.endswith(BESIDE):
             continue
         (images if pure.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
     return images, others

@@ -55,7 +55,7 @@ def find_any(source: Source) -> tuple[dict[str, str], list[str]]:
     """
     images, others = list_images(source)
     if not images:
-        raise CommandError('the source has no image (bmp, jpg, png, tif, webp)')
+        raise CommandError('the source has no image (bmp, jp2, jpg, png, tif, webp)')
     one_folder = len({PurePosixPath(path).parent for path in images}) == 1
     classes: dict[str, list[str]] = defaultdict(list)
     folders: dict[str, str] = {}

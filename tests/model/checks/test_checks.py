@@ -14,7 +14,9 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.utils import options as basicsr_options
+from PIL import Image
 
 from segsr_model.checks import ProblemsError, check_options, report
 from segsr_model.checks.command import problems_of
@@ -305,11 +307,20 @@ def test_a_test_of_damaged_training_options_is_reported(written):
     assert [problem for problem in found if 'no weights file' in problem]
 
 
+def cut(path, kind):
+    """Make the image one of another format, of which the last third is missing."""
+    content = cv2.imencode(kind, cv2.imread(str(path)))[1].tobytes()
+    path.write_bytes(content[:len(content) * 2 // 3])
+
+
 @pytest.mark.parametrize(('spoil', 'expected'), [
     (lambda root: (root / 'LR' / 'meadow01.png').unlink(), 'has no image of the same name'),
     (lambda root: (root / 'LR' / 'meadow01.png').write_text('no image'), 'it cannot be decoded'),
     (lambda root: cv2.imwrite(str(root / 'HR' / 'meadow01.png'), cv2.imread(str(root / 'HR' / 'meadow01.png'))[:63]),
-     'is 64 x 63; for an LR image of 16 x 16 at x4 it must be 64 x 64')])
+     'is 64 x 63; for an LR image of 16 x 16 at x4 it must be 64 x 64'),
+    (lambda root: cv2.imwrite(str(root / 'LR' / 'meadow01.png'), np.zeros((16, 16, 3), np.uint16)),
+     'LR/meadow01.png\': its samples are uint16, and BasicSR cuts them to 8 bits: "segsr prepare folder --value-range'),
+    (lambda root: cut(root / 'LR' / 'meadow01.png', '.jpg'), 'LR/meadow01.png\': it is cut off')])
 def test_the_images_of_training_belong_together(written, pairs, tmp_path, spoil, expected):
     shutil.copytree(pairs, tmp_path / 'own')
     written['datasets']['train'].update(dataroot_gt=str(tmp_path / 'own/HR'), dataroot_lq=str(tmp_path / 'own/LR'))
@@ -317,6 +328,41 @@ def test_the_images_of_training_belong_together(written, pairs, tmp_path, spoil,
     spoil(tmp_path / 'own')
     problem, = problems_of(written)
     assert problem.startswith('datasets:train: ') and expected in problem
+
+
+def test_every_damaged_image_is_named_up_to_a_handful(written, pairs, tmp_path):
+    shutil.copytree(pairs, tmp_path / 'own')
+    data = written['datasets']['train']
+    data.update(dataroot_gt=str(tmp_path / 'own/HR'), dataroot_lq=str(tmp_path / 'own/LR'), max_corrupt_images=2)
+    for name in ('meadow01', 'woodland00'):
+        cut(tmp_path / 'own' / 'HR' / f'{name}.png', '.jpg')
+    assert problems_of(written) == []
+    data['max_corrupt_images'] = 1
+    problem, = problems_of(written)
+    assert all(f"HR/{name}.png': it is cut off" in problem for name in ('meadow01', 'woodland00'))
+    for i in range(6):
+        for kind in ('HR', 'LR'):
+            (tmp_path / 'own' / kind / f'x{i}.png').write_bytes(b'no image')
+    assert problems_of(written)[0].endswith('; and 3 more')
+    data['max_corrupt_images'] = 8
+    assert problems_of(written) == []
+    cv2.imwrite(str(tmp_path / 'own' / 'HR' / 'x0.png'), np.zeros((64, 64, 3), np.uint16))
+    assert 'x1.png' in problems_of(written)[0]  # those of more bits are not passed over in training
+
+
+def test_images_are_opened_as_the_loader_does(written, pairs, tmp_path):
+    """An HR image that EXIF's mark turns upright has the size that the loader gives it."""
+    shutil.copytree(pairs, tmp_path / 'own')
+    data = written['datasets']['val']
+    data.update(dataroot_gt=str(tmp_path / 'own/HR'), dataroot_lq=str(tmp_path / 'own/LR'))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (64, 48)).save(tmp_path / 'own' / 'HR' / 'meadow01.png', 'JPEG', exif=exif)
+    Image.new('RGB', (12, 16)).save(tmp_path / 'own' / 'LR' / 'meadow01.png')
+    assert problems_of(written) == []
+    dataset = build_dataset({**data, 'phase': 'val', 'scale': 4})
+    shapes = {Path(sample['gt_path']).stem: sample['gt'].shape for sample in map(dataset.__getitem__, range(4))}
+    assert shapes['meadow01'] == (3, 64, 48)
 
 
 def test_file_name_templates_and_lists_are_followed(written, pairs, tmp_path):

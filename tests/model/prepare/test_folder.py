@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -170,3 +171,87 @@ def test_bands_that_are_not_there(prepare, scene_16_bit, tmp_path):
 def test_value_range_upside_down(prepare, tmp_path):
     _, _, err = prepare('folder', '--source', SAMPLE, '--out', tmp_path / 'out', '--value-range', '9', '9')
     assert '--value-range 9 9: the first must be lower' in err
+
+
+def with_hole(height, width, *corners, kind='PNG'):
+    """An image whose pixels at the corners are transparent."""
+    alpha = np.full((height, width), 255, np.uint8)
+    for row, column in corners:
+        alpha[row, column] = 0
+    return encode(np.dstack([photo(height, width, seed=0), alpha]), kind)
+
+
+def test_tiles_without_data_are_counted(prepare, tmp_path):
+    source = pack(tmp_path / 'folder', {
+        'a/a1.png': with_hole(64, 96, (0, 0), (1, 1), (40, 70)), 'a/a2.png': encode(photo(64, 64, 1), 'PNG'),
+        'b/b1.png': with_hole(32, 40, (5, 5))})
+    code, out, err = prepare('folder', '--source', source, '--out', tmp_path / 'out', '--tile', '32', '--ratio', '1:0')
+    assert code == 0, err
+    assert '3 tiles with pixels that hold no data are left out: 2 of a/a1.png, 1 of b/b1.png\n' in out
+    assert 'b/b1.png: no whole tile of 32 pixels with data, left out' in out
+    windows = [(record['source'], *record['window'][:2]) for record in tiles_of(tmp_path / 'out')]
+    assert windows == [('a/a1.png', 0, 32), ('a/a1.png', 0, 64), ('a/a1.png', 32, 0), ('a/a1.png', 32, 32),
+                       ('a/a2.png', 0, 0), ('a/a2.png', 0, 32), ('a/a2.png', 32, 0), ('a/a2.png', 32, 32)]
+    code, _, err = prepare('folder', '--source', pack(tmp_path / 'b', {'b/b1.png': with_hole(32, 40, (5, 5))}), '--out',
+                           tmp_path / 'none', '--tile', '32')
+    assert code == 2 and 'with data; the largest smaller side is 32; 1 tiles with pixels that hold no data' in err
+
+
+@pytest.mark.parametrize('tile', [(), ('--tile', '16')])
+def test_all_images_that_cannot_be_used_are_named_before_anything_is_written(prepare, tmp_path, tile):
+    whole = {f'a/a{i}.png': encode(photo(32, 32, i), 'PNG') for i in range(3)}
+    source = pack(tmp_path / 'folder', {**whole, 'a/a3.png': b'broken', 'a/a4.jpg': b'broken', 'a/a5.tif': b'II*',
+                                        'a/a6.png': whole['a/a1.png'][:20]})
+    code, _, err = prepare('folder', '--source', source, '--out', tmp_path / 'out', *tile)
+    assert code == 2 and '4 unusable images, nothing was written' in err and err.count('\n') == 1
+    assert all(f'a/{name}: ' in err for name in ('a3.png', 'a4.jpg', 'a5.tif', 'a6.png'))
+
+
+def test_whole_images_with_pixels_without_data_are_refused(prepare, small_aid, tmp_path):
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': with_hole(64, 64, *[(5, 5)] * (i % 2)) for i in range(4)})
+    code, _, err = prepare('folder', '--source', source, '--out', tmp_path / 'out')
+    assert code == 2 and '2 unusable images, nothing was written: a/a1.png: it has pixels that hold no data' in err
+    assert 'a/a3.png: it has' in err
+    small_aid['AID/Pond/pond_3.jpg'] = with_hole(64, 64, (5, 5))
+    code, _, err = prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
+    assert code == 2 and 'AID/Pond/pond_3.jpg: it has pixels that hold no data' in err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_lies_beside_an_image_is_used_in_a_folder_and_refused_in_an_archive(prepare, tmp_path):
+    """As it cannot be read there, and no word would be said of the pixels without data."""
+    pam = b'<PAMDataset><PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand></PAMDataset>'
+    image = photo(32, 64, seed=0) | 8
+    image[0, 0] = 7
+    files = {'a/a1.png': encode(image, 'PNG'), 'a/a1.png.aux.xml': pam, 'a/a2.png': encode(image | 8, 'PNG')}
+    arguments = ('--out', tmp_path / 'out', '--tile', '32', '--ratio', '1:0')
+    code, out, _ = prepare('folder', '--source', pack(tmp_path / 'folder', files), *arguments)
+    assert code == 0 and '1 tiles with pixels that hold no data are left out: 1 of a/a1.png\n' in out
+    assert 'ignored' not in out
+    code, _, err = prepare('folder', '--source', pack(tmp_path / 'a.zip', files), *arguments)
+    assert code == 2 and 'a/a1.png: a/a1.png.aux.xml says which pixels hold data, and cannot be read in an arc' in err
+
+
+def test_sixteen_bits_are_prepared_from_png_and_tiff_alike(prepare, scene_16_bit, tmp_path):
+    path, values = scene_16_bit
+    image = values[:3, 4:36, 8:40].transpose(1, 2, 0)
+    cv2.imwrite(str(path.with_name('scene_2.png')), image[..., ::-1])
+    with rasterio.open(path, 'w', driver='GTiff', height=32, width=32, count=3, dtype='uint16',
+                       interleave='band') as file:
+        file.write(image.transpose(2, 0, 1))
+    code, _, err = prepare('folder', '--source', path.parents[1], '--out', tmp_path / 'out', '--ratio', '1:0',
+                           '--scale', '2', '--value-range', '0', '4000', '--bands', '2', '3', '1',
+                           '--min-train-size', '0')
+    assert code == 0, err
+    expected = np.floor(image[..., [1, 2, 0]] / 4000 * 255 + 0.5)
+    files = list((tmp_path / 'out/x2/train/HR').iterdir())
+    assert len(files) == 2
+    for file in files:
+        assert np.array_equal(np.asarray(Image.open(file)), expected)
+
+
+@pytest.mark.parametrize('option', ['--bands', '--value-range'])
+def test_published_sets_take_no_bands_and_no_range(prepare, small_aid, tmp_path, option, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out', option, 1, 2, 3)
+    assert f'unrecognized arguments: {option} 1 2 3' in capsys.readouterr().err

@@ -200,7 +200,7 @@ def test_bad_images_are_all_named_and_nothing_stays(prepare, small_aid, tmp_path
     code, _, err = prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
     assert code == 2
     assert '2 unusable images, nothing was written' in err
-    assert f'{names[2]}: it is cut off' in err
+    assert f'{names[2]}: it is damaged, cut off' in err
     assert f'{names[7]}: not an image, or a damaged one' in err
     assert err.count('\n') == 1
     assert not (tmp_path / 'out').exists()

@@ -3,12 +3,16 @@
 import copy
 import re
 import shutil
+import types
 from pathlib import Path
 
+import cv2
+import lmdb
 import pytest
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 
+from segsr_model.training import corrupt_images
 from segsr_model.training.corrupt_images import CorruptImageError, CorruptImages, read_sample, replaced
 from tests.model.trainings import result, train, write_options
 
@@ -48,6 +52,51 @@ def test_the_damaged_image_of_a_pair_is_named(options, damaged, kind):
         read_sample(data, index_of(data, 'meadow01'))
 
 
+@pytest.mark.parametrize('kind', ['HR', 'LR'])
+@pytest.mark.parametrize('opened', [True, False])  # or only by the processes that read for this one
+def test_the_damaged_image_of_a_pair_in_lmdbs_is_named(options, pairs, tmp_path, kind, opened):
+    sizes = {'HR': 64, 'LR': 16}
+    for folder, size in sizes.items():
+        images = {path.stem: path.read_bytes() for path in (pairs / folder).iterdir()}
+        if folder == kind:
+            images['meadow01'] = images['meadow01'][:-40]
+            del images['woodland01']
+        with lmdb.open(str(tmp_path / f'{folder}.lmdb')) as base, base.begin(write=True) as transaction:
+            for name, content in images.items():
+                transaction.put(name.encode(), content)
+        lines = [f'{path.stem}.png ({size},{size},3) 1\n' for path in sorted((pairs / folder).iterdir())]
+        (tmp_path / f'{folder}.lmdb' / 'meta_info.txt').write_text(''.join(lines))
+    options['datasets']['train'].update(dataroot_gt=str(tmp_path / 'HR.lmdb'), dataroot_lq=str(tmp_path / 'LR.lmdb'),
+                                        io_backend={'type': 'lmdb'})
+    data = dataset(options)
+    assert data.paths[1]['gt_path'] == data.paths[1]['lq_path'] == 'meadow01'
+    if opened:
+        data[0]
+    place = tmp_path / f'{kind}.lmdb'
+    for index, reason in ((1, 'it is cut off'), (3, 'it is not in the LMDB')):
+        name = data.paths[index]['gt_path']
+        assert corrupt_images._describe(data, index, ValueError('x')) == f'{place}, {name}: {reason}'
+    sound = corrupt_images._describe(data, 0, ValueError('x'))
+    assert sound == f'{tmp_path}/LR.lmdb, meadow00 and {tmp_path}/HR.lmdb, meadow00: ValueError: x'
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.bmp', '.tif', '.webp'])
+def test_a_file_that_is_cut_off_is_told_from_the_other_of_its_pair(options, damaged, suffix):
+    """By the reader that failed; another one may take what is there."""
+    data = dataset(options)
+    pair = next(pair for pair in data.paths if 'meadow01' in pair['gt_path'])
+    path = Path(pair['gt_path'])
+    content = cv2.imencode(suffix, cv2.imread(str(path)))[1].tobytes()
+    path.write_bytes(content[:len(content) // 2])
+    line = corrupt_images._describe(data, data.paths.index(pair), ValueError('x'))
+    assert re.fullmatch(f'{re.escape(str(path))}: it .*cut off.*', line)
+
+
+def test_a_dataset_of_others_reads_in_its_own_way():
+    line = corrupt_images._describe(types.SimpleNamespace(paths=['sea01', 'sea02']), 1, ValueError('too dark'))
+    assert line == 'sea02: ValueError: too dark'
+
+
 def test_the_next_image_that_can_be_read_stands_in_and_says_so(options, damaged):
     data = dataset(options)
     first, second, third = (Path(data.paths[i]['lq_path']) for i in (3, 0, 1))
@@ -77,7 +126,8 @@ def test_each_image_counts_once_and_is_listed(tmp_path, log):
     assert log.text.count('a.png') == 1 and log.text.count('b.png') == 1
 
 
-def test_a_training_stops_saved_and_goes_on_with_a_higher_limit(options, damaged, tmp_path):
+def test_a_training_stops_saved_and_goes_on_with_a_higher_limit(options, damaged, tmp_path, monkeypatch):
+    monkeypatch.setattr('segsr_model.checks.data.MOST_OPENED', 1)  # as of a large set, whose images are not all checked
     options['val'].update(val_freq=100, save_img=False)
     options['logger'].update(save_checkpoint_freq=100, use_tb_logger=False)
     options['train']['total_iter'] = 4
