@@ -8,10 +8,12 @@ import basicsr  # noqa: E402, F401  (first: its import brings in SeG-SR's module
 
 from segsr_arch.baselines.bicubic_arch import Bicubic  # noqa: E402
 from segsr_arch.baselines.hat_arch import HAT  # noqa: E402
+from segsr_arch.baselines.srformer_arch import SRFormer  # noqa: E402
+from segsr_arch.baselines.ttst_arch import TTST  # noqa: E402
 from segsr_arch.registration import register_yielding  # noqa: E402
 from segsr_arch.segsr_arch import SeGSR_EDSR, SeGSR_HAT, SeGSR_RCAN  # noqa: E402
 
-__all__ = ['HAT', 'Bicubic', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
+__all__ = ['HAT', 'TTST', 'Bicubic', 'SRFormer', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
 
-for _network in (HAT, Bicubic):
+for _network in (HAT, SRFormer, TTST, Bicubic):
     register_yielding(_network)

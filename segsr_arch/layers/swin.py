@@ -20,7 +20,7 @@ from segsr_arch.layers.window_attention import Windows, window_attention, window
 HEAD_MULTIPLE = 8  # of a head's channels, for which fused attention and matrix products are faster
 
 
-def position_index(query: int, key: int) -> torch.Tensor:
+def position_index(query: int, key: int, device: torch.device | None = None) -> torch.Tensor:
     """Index into a table of relative positions, for a query window and a concentric key window.
 
     Args:
@@ -30,7 +30,8 @@ def position_index(query: int, key: int) -> torch.Tensor:
         (query * query, key * key) int64. Values may be negative, counting from the table's end, as in HAT's code.
     """
     def grid(side: int) -> torch.Tensor:
-        return torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')).flatten(1)
+        line = torch.arange(side, device=device)
+        return torch.stack(torch.meshgrid(line, line, indexing='ij')).flatten(1)
 
     # HAT counts query minus key for self-attention, key minus query for the overlapping windows.
     offset = grid(query)[:, :, None] - grid(key)[:, None, :]
@@ -69,6 +70,12 @@ def from_heads(proj: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """The linear after attention: (..., m, d), extended as by `to_heads`, -> (..., c)."""
     weight = proj.weight.unflatten(1, (x.shape[-2], -1))
     return F.linear(x.flatten(-2), F.pad(weight, (0, x.shape[-1] - weight.shape[2])).flatten(1), proj.bias)
+
+
+def to_image(x: torch.Tensor) -> torch.Tensor:
+    """(b, h, w, c) -> (b, c, h, w) for a 3 x 3 convolution: a view, or a copy where its backward needs half the time."""
+    image = x.permute(0, 3, 1, 2)
+    return image.contiguous() if x.requires_grad and x.device.type == 'cpu' else image
 
 
 class Mlp(nn.Module):
@@ -180,17 +187,18 @@ class AttentionBlocks(nn.Module):
 
     Args:
         use_checkpoint: compute each block again in backward.
+        cell: side of what a key stands for, see `windows_of`.
     """
 
     def __init__(self, blocks: Sequence[SwinBlock], overlap_attn: OCAB | None, window_size: int,
-                 use_checkpoint: bool):
+                 use_checkpoint: bool, cell: int = 1):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.overlap_attn = overlap_attn
-        self.window_size, self.use_checkpoint = window_size, use_checkpoint
+        self.window_size, self.use_checkpoint, self.cell = window_size, use_checkpoint, cell
 
     def forward(self, x: torch.Tensor, index: torch.Tensor, overlap_index: torch.Tensor | None = None) -> torch.Tensor:
-        windows = {shift: windows_of(x, self.window_size, shift)
+        windows = {shift: windows_of(x, self.window_size, shift, self.cell)
                    for shift in {0, *(block.attn.shift for block in self.blocks)}}
         steps = [(block, index, windows[block.attn.shift]) for block in self.blocks]
         if self.overlap_attn is not None:
@@ -211,7 +219,7 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
         y = self.residual_group(x, *indices)
-        return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.conv(to_image(y)).permute(0, 2, 3, 1)
 
 
 class PatchEmbed(nn.Module):

@@ -20,6 +20,7 @@ from segsr_arch.layers.swin import (
     SwinBlock,
     WindowAttention,
     position_index,
+    to_image,
 )
 
 UPSAMPLE_FEAT = 64  # channels of the reconstruction part
@@ -28,8 +29,8 @@ UPSAMPLE_FEAT = 64  # channels of the reconstruction part
 class WindowNetwork(nn.Module):
     """Groups of blocks with attention in windows, between a convolution and an upsampling. See `HAT` for the options.
 
-    A subclass has a ``name`` for its messages, and may have another ``rgb_mean``. Its `group` says what a group is
-    given beside the feature.
+    A subclass has a ``name`` for its messages, and may have another ``rgb_mean`` and ``cell`` (see `windows_of`). Its
+    `group` says what a group is given beside the feature.
 
     Args:
         block: makes a block from its number of heads, its shift and its rate of stochastic depth.
@@ -41,6 +42,7 @@ class WindowNetwork(nn.Module):
 
     name: str
     rgb_mean = (0.4488, 0.4371, 0.4040)  # DIV2K's, as in the authors' code
+    cell = 1
 
     def __init__(self, *, block: Callable[[int, int, float], SwinBlock],
                  overlap_attn: Callable[[int], OCAB | None] = lambda heads: None, img_size: int, patch_size: int,
@@ -80,7 +82,7 @@ class WindowNetwork(nn.Module):
         for depth, heads in zip(depths, num_heads):
             blocks = [block(heads, shift * (i % 2), next(drop_paths)) for i in range(depth)]
             self.layers.append(ResidualGroup(
-                AttentionBlocks(blocks, overlap_attn(heads), window_size, use_checkpoint), conv()))
+                AttentionBlocks(blocks, overlap_attn(heads), window_size, use_checkpoint, self.cell), conv()))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = conv()
         self.conv_before_upsample = nn.Sequential(
@@ -119,7 +121,7 @@ class WindowNetwork(nn.Module):
 
     def reconstruct(self, x: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
         """Output of the last group (b, h, w, c) and shallow feature (b, c, h, w) -> (b, in_chans, s h, s w)."""
-        x = self.conv_after_body(self.norm(x).permute(0, 3, 1, 2)) + shallow
+        x = self.conv_after_body(to_image(self.norm(x))) + shallow
         x = self.conv_last(self.upsample(self.conv_before_upsample(x)))
         return x / self.img_range + self.mean
 
