@@ -11,10 +11,12 @@ from segsr_arch.baselines.hat_arch import HAT  # noqa: E402
 from segsr_arch.baselines.haunet_arch import HAUNet  # noqa: E402
 from segsr_arch.baselines.mfg_hmoe_arch import MFGHMoE  # noqa: E402
 from segsr_arch.baselines.spt_arch import SPT  # noqa: E402
+from segsr_arch.baselines.srformer_arch import SRFormer  # noqa: E402
+from segsr_arch.baselines.ttst_arch import TTST  # noqa: E402
 from segsr_arch.registration import register_yielding  # noqa: E402
 from segsr_arch.segsr_arch import SeGSR_EDSR, SeGSR_HAT, SeGSR_RCAN  # noqa: E402
 
-__all__ = ['HAT', 'SPT', 'Bicubic', 'HAUNet', 'MFGHMoE', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
+__all__ = ['HAT', 'SPT', 'TTST', 'Bicubic', 'HAUNet', 'MFGHMoE', 'SRFormer', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
 
-for _network in (HAT, SPT, Bicubic, HAUNet, MFGHMoE):
+for _network in (HAT, SPT, TTST, Bicubic, HAUNet, MFGHMoE, SRFormer):
     register_yielding(_network)

@@ -24,6 +24,8 @@ def backbone_options(backbone: type) -> dict[str, bool]:
             _, *parameters = inspect.signature(cls.__init__).parameters.values()
             names.update({p.name: p.default is p.empty for p in parameters
                           if p.kind is not p.VAR_KEYWORD and p.name not in names})
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break  # what it gives on is its own affair
     return names
 
 

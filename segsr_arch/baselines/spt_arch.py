@@ -17,9 +17,11 @@ from basicsr.archs.arch_util import Upsample
 from einops import rearrange
 from torch import Tensor, nn
 
-from segsr_arch.baselines.hat_arch import CAB, RGB_MEAN, UPSAMPLE_FEAT, Mlp, PatchEmbed
+from segsr_arch.baselines.hat_arch import CAB
 from segsr_arch.layers.checkpointing import recomputed
 from segsr_arch.layers.padding import pad_to_size
+from segsr_arch.layers.swin import Mlp, PatchEmbed
+from segsr_arch.layers.window_network import RGB_MEAN, UPSAMPLE_FEAT
 
 ATTENTION_FEAT, HEADS = 64, 4  # of all attention, whatever the network's width
 RATIOS = (2, 4, 8)  # by which the image is pooled for keys and values

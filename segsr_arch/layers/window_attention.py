@@ -1,4 +1,4 @@
-"""Softmax attention inside windows of an image, with a learned bias: the one attention function of HAT.
+"""Softmax attention inside windows of an image, with a learned bias: the one attention function of HAT and its kin.
 
 It is PyTorch's fused attention, which has no gradient for the bias on a CPU. There backward works off a window or a few
 at a time, in the processor's cache, and computes their matrices again.
@@ -30,8 +30,8 @@ class Windows(NamedTuple):
         pixels: (windows, n) int64, which of all images' pixels a window's n pixels are.
         places: (b h w,) int64, the inverse: at which place of all windows a pixel is.
         counts: the windows of each kind.
-        mask: (4, 1, n, n) for each kind, what a shift must not connect: 0 inside a region and -100 across. None: no
-            shift.
+        mask: (4, 1, n, l) for each kind, what a shift must not connect of n pixels and l keys: 0 inside a region and
+            -100 across. None: no shift.
     """
 
     pixels: Tensor
@@ -50,29 +50,31 @@ class Windows(NamedTuple):
         return _Reordered.apply(windows.flatten(0, 1), self.places, pixels).unflatten(0, image.shape[:3])
 
 
-def windows_of(image: Tensor, side: int, shift: int) -> Windows:
+def windows_of(image: Tensor, side: int, shift: int, cell: int = 1) -> Windows:
     """`Windows` of ``side`` x ``side`` pixels after a cyclic ``shift``.
 
     Args:
         image: (b, h, w, c), of which only size and device matter; ``side`` divides h and w.
+        cell: a window's pixels come cell by cell, of ``cell`` x ``cell`` pixels each; a key is a cell.
     """
     pixels = torch.arange(image[..., 0].numel(), device=image.device).view(image.shape[:3])
-    windows = rearrange(pixels.roll((-shift, -shift), (1, 2)), 'b (y i) (x j) -> b y x (i j)', i=side, j=side)
+    windows = rearrange(pixels.roll((-shift, -shift), (1, 2)), 'b (y i di) (x j dj) -> b y x (i j di dj)',
+                        i=side // cell, di=cell, j=side // cell, dj=cell)
     kinds = [windows] if not shift else [
         windows[:, rows, columns] for rows in (slice(-1), slice(-1, None)) for columns in (slice(-1), slice(-1, None))]
     kinds = [kind.flatten(0, 2) for kind in kinds]
     pixels, counts = torch.cat(kinds), tuple(kind.shape[0] for kind in kinds)  # not len, which a trace forgets
-    mask = _shift_mask(side, shift, image.device) if shift else None
+    mask = shift_mask(side, shift, cell, image.device) if shift else None
     return Windows(pixels, pixels.flatten().argsort(), counts, mask)
 
 
-def _shift_mask(side: int, shift: int, device: torch.device) -> Tensor:
-    """`Windows.mask`."""
+def shift_mask(side: int, shift: int, cell: int, device: torch.device | str) -> Tensor:
+    """`Windows.mask`. A cell that straddles regions counts as of the one that is wrapped around."""
     wrapped = (torch.arange(side, device=device) >= side - shift).long()
     none = torch.zeros_like(wrapped)
-    region = torch.stack([(2 * rows[:, None] + columns).flatten()
-                          for rows in (none, wrapped) for columns in (none, wrapped)])
-    return -100.0 * (region[:, None, :, None] != region[:, None, None, :]).float()
+    region = torch.stack([2 * rows[:, None] + columns for rows in (none, wrapped) for columns in (none, wrapped)])
+    region = rearrange(region, 'kind (i di) (j dj) -> kind (i j) (di dj)', di=cell, dj=cell)
+    return -100.0 * (region.flatten(1)[:, None, :, None] != region.amax(2)[:, None, None, :]).float()
 
 
 class _Reordered(torch.autograd.Function):

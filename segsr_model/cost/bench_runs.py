@@ -19,8 +19,8 @@ from basicsr.models.base_model import BaseModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segsr_arch.baselines.hat_arch import OCAB, Mlp, WindowAttention
 from segsr_arch.layers.checkpointing import without_recomputing
+from segsr_arch.layers.swin import OCAB, Mlp, WindowAttention
 from segsr_arch.lmm import LMM
 from segsr_arch.sfem import SFEM
 from segsr_arch.slm import SLM

@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from segsr_arch.baselines import hat_arch
+from segsr_arch.layers import swin
 from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
 from segsr_model.cost.measuring import channels, machine, peak_memory, reset_peak_memory, seconds_of
@@ -123,12 +123,12 @@ def plain_attention() -> Iterator[None]:
 
     HAT's heads are as wide as the network says, without the zeros that make them faster.
     """
-    flash, multiple = torch.backends.cuda.flash_sdp_enabled(), hat_arch.HEAD_MULTIPLE
+    flash, multiple = torch.backends.cuda.flash_sdp_enabled(), swin.HEAD_MULTIPLE
     torch.backends.cuda.enable_flash_sdp(False)  # the CPU's too
-    hat_arch.HEAD_MULTIPLE = 1
+    swin.HEAD_MULTIPLE = 1
     try:
         with BaseTorchFunctionMode():  # any function mode keeps nn.MultiheadAttention off its fused path
             yield
     finally:
         torch.backends.cuda.enable_flash_sdp(flash)
-        hat_arch.HEAD_MULTIPLE = multiple
+        swin.HEAD_MULTIPLE = multiple

@@ -10,8 +10,8 @@ import types
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from segsr_arch.baselines.hat_arch import RHAG
 from segsr_arch.clip.lora import LoRAAttention
+from segsr_arch.layers.swin import ResidualGroup
 
 
 def windows_of(x, size):
@@ -125,7 +125,7 @@ def lora_attention_forward(self, query, key, value, need_weights=False, attn_mas
 def make_plain(net):
     """Let a SeG-SR HAT, or a HAT, compute in the straightforward way, in place; its weights and keys stay."""
     for module in net.modules():
-        if isinstance(module, RHAG):
+        if isinstance(module, ResidualGroup):
             module.forward = types.MethodType(group_forward, module)
         elif isinstance(module, LoRAAttention):
             module.forward = types.MethodType(lora_attention_forward, module)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from spandrel.architectures.HAT import HATArch
 
-from segsr_arch.baselines.hat_arch import HAT, position_index
+from segsr_arch.baselines.hat_arch import HAT
 from segsr_arch.layers.checkpointing import without_recomputing
 from segsr_arch.layers.window_attention import windows_of
 
@@ -194,19 +194,6 @@ def test_recomputing_saves_memory_and_draws_the_same_dropout():
     for again in (by_default, checkpointed):
         for gradient, other in zip(again, expected):
             torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize('query, key', [(4, 4), (4, 6), (8, 12)])
-def test_position_index(golden, query, key):
-    """Pixels at the same offset share an entry of the table, others do not; it stays within the table."""
-    index = position_index(query, key) % (query + key - 1)**2
-    margin = (key - query) // 2
-    seen = {}
-    for a in range(query**2):
-        for b in range(key**2):
-            offset = (a // query - b // key + margin, a % query - b % key + margin)
-            assert seen.setdefault(offset, int(index[a, b])) == index[a, b]
-    assert len(set(seen.values())) == len(seen) == (query + key - 1)**2
 
 
 @pytest.mark.parametrize('options, words', [

@@ -11,7 +11,7 @@ from basicsr.archs import build_network
 from basicsr.models import build_model
 from torch import nn
 
-from segsr_arch.baselines.hat_arch import Mlp
+from segsr_arch.layers.swin import Mlp
 from segsr_model.cli import main
 from segsr_model.cost.bench_runs import Work, bench, flops, random_batch, runnable, times_by_part
 from segsr_model.cost.profile_network import count_multiply_adds, with_random_tower

@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 import yaml
 from torch import nn
 
-from segsr_arch.baselines import hat_arch
-from segsr_arch.baselines.hat_arch import WindowAttention, position_index, to_heads
+from segsr_arch.layers import swin
+from segsr_arch.layers.swin import WindowAttention, position_index, to_heads
 from segsr_arch.layers.window_attention import windows_of
 from segsr_model.cli import main
 from segsr_model.cost.profile_network import Workload, build, count_multiply_adds, measure, profile
@@ -42,7 +42,7 @@ def test_multiply_adds_equal_the_formula(net, shape, expected):
 
 def test_multiply_adds_of_hats_attention_are_those_of_heads_without_the_zeros_that_extend_them():
     attention, index = WindowAttention(12, 2, 4, 2, True, 0.0), position_index(4, 4)
-    width = 6 + -6 % hat_arch.HEAD_MULTIPLE
+    width = 6 + -6 % swin.HEAD_MULTIPLE
     assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape == (5, 3, 2, width) and width > 6
     image, pixels = torch.rand(1, 8, 12, 12), 8 * 12  # six windows of 16
     attention.forward = functools.partial(attention.forward, index=index, windows=windows_of(image, 4, 2))
