@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
-from os import path as osp
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,8 @@ from torch.utils.data import Dataset
 from segsr_model.errors import CommandError
 from segsr_model.files import sha256
 from segsr_model.prepare.manifest import MANIFEST, fingerprint, read_manifest
+from segsr_model.testing.names import image_names
 from segsr_model.weights.reading import read_iterations
-
-
-def image_names(dataset: Dataset) -> list[str]:
-    """The names of a BasicSR dataset's LR images, without folder and suffix."""
-    paths = [path['lq_path'] if isinstance(path, Mapping) else path for path in dataset.paths]
-    return [osp.splitext(osp.basename(path))[0] for path in paths]
 
 
 def split_checksum(names: Iterable[str]) -> str:
@@ -57,7 +51,7 @@ def protocol_of(opt: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         dataset: the test set.
 
     Raises:
-        ValueError: the checkpoint cannot be read.
+        ValueError: the checkpoint cannot be read, or two images have one name.
     """
     names = image_names(dataset)
     path, val = opt['path'], opt['val']
