@@ -32,6 +32,7 @@ from segsr_model.testing.protocol import protocol_of
 from segsr_model.testing.scores import is_unfinished
 from segsr_model.training.checkpoints import newest_pair, read_pair
 from segsr_model.training.distributed import from_first, start
+from segsr_model.training.records import get_root_logger
 from segsr_model.training.resume import resume_data
 from segsr_model.training.training_run import TrainingRun
 
@@ -174,6 +175,8 @@ def _around_parsing(parse_options):
             sys.argv = argv
         if opt.get('model_type') == OUR_MODEL and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
+        if opt.get('model_type') == OUR_MODEL:
+            _replace('basicsr.train' if is_train else 'basicsr.test', get_root_logger)
         if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
             _replace('basicsr.train', load_resume_state)
         if opt.get('model_type') == OUR_MODEL and not is_train:

@@ -28,6 +28,7 @@ from segsr_model.checks.blocks import (
     steps,
     whole,
 )
+from segsr_model.checks.results import unmeasurable
 from segsr_model.testing.metrics import check_metrics
 from segsr_model.training.checkpoints import best_metric
 
@@ -171,9 +172,10 @@ def _metrics(metrics: Block) -> Iterator[str]:
             yield str(error)
             continue
         function = METRIC_REGISTRY.get(content['type'])
-        yield from _called(metrics[name], function, ('img', 'img2'), {
+        problems = list(_called(metrics[name], function, ('img', 'img2'), {
             'crop_border': whole(0), 'better': choice('higher', 'lower'), 'input_order': choice('HWC', 'CHW')},
-            closed=function.__module__.startswith('basicsr.'))
+            closed=function.__module__.startswith('basicsr.')))
+        yield from problems or unmeasurable(metrics[name])
 
 
 def _best(opt: Block) -> Iterator[str]:

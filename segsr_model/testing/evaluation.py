@@ -21,7 +21,7 @@ from tqdm import tqdm
 from segsr_model.errors import out_of_memory
 from segsr_model.files import UnwrittenError, write_file
 from segsr_model.testing.metrics import NoValueError, needs_ground_truth, value_of
-from segsr_model.testing.names import image_name, image_names
+from segsr_model.testing.names import image_name, image_names, path_of
 from segsr_model.testing.scores import Scores
 from segsr_model.training.corrupt_images import CorruptImages, readable
 from segsr_model.training.interrupts import InterruptionError
@@ -73,7 +73,8 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
         CorruptImageError: more images cannot be read than ``passed_over`` allows.
         UnwrittenError: an SR image, or the scores, of a test cannot be written.
     """
-    image_names(dataloader.dataset)
+    dataset = dataloader.dataset
+    image_names(dataset)
     waiting, too_large, said, unsaved = deque(), [], set(), []
     logger = get_root_logger()
 
@@ -99,8 +100,8 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
         bar.update()
 
     with ThreadPoolExecutor(WORKERS) as pool, tqdm(
-            total=len(dataloader), desc=dataloader.dataset.opt['name'], unit='image', disable=not pbar) as bar:
-        for data in readable(dataloader, passed_over, lambda index: no_room(_file(dataloader.dataset.paths[index]))):
+            total=len(dataloader), desc=dataset.opt['name'], unit='image', disable=not pbar) as bar:
+        for data in readable(dataloader, passed_over, lambda index: no_room(_file(path_of(dataset, index)))):
             if stopped and stopped():
                 raise InterruptionError
             if unsaved and not model.is_train:
@@ -131,9 +132,8 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
     return too_large
 
 
-def _file(path: str | Mapping[str, str]) -> str:
-    """The LR image of an entry of a dataset's ``paths``, with its size as far as its header tells."""
-    path = path['lq_path'] if isinstance(path, Mapping) else path
+def _file(path: str) -> str:
+    """An image that was not read, with its size as far as its header tells."""
     try:
         with Image.open(path) as image:
             return f"'{path}' ({image.width} x {image.height})"

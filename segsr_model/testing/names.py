@@ -21,7 +21,7 @@ def image_names(dataset: Dataset) -> list[str]:
     Raises:
         ValueError: two images have one name, so that the results of the second would take the place of the first's.
     """
-    images = [path if isinstance(path, Mapping) else {'lq_path': path} for path in dataset.paths]
+    images = _paths(dataset)
     names = [image_name(image['lq_path']) for image in images]
     found = doubles(names)
     if found:
@@ -29,3 +29,14 @@ def image_names(dataset: Dataset) -> list[str]:
         raise ValueError(f"the results of '{first}' and '{second}' would both be called '{names[found[1]]}', with "
                          'folder, ending and case left out; name them differently, or leave one out')
     return names
+
+
+def path_of(dataset: Dataset, index: int) -> str:
+    """The path, or the key in an LMDB, of a BasicSR dataset's LR image."""
+    paths = _paths(dataset)
+    return paths[index]['lq_path'] if index < len(paths) else f'image {index}'
+
+
+def _paths(dataset: Dataset) -> list[Mapping[str, str]]:
+    """``lq_path``, and ``gt_path`` if there is one, of the images; none for a dataset of others that does not say."""
+    return [path if isinstance(path, Mapping) else {'lq_path': path} for path in getattr(dataset, 'paths', ())]

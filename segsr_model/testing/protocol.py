@@ -22,7 +22,8 @@ from segsr_model.weights.reading import read_iterations
 
 def split_checksum(names: Iterable[str]) -> str:
     """SHA-256 over the sorted image names, one a line: the same wherever the same images are tested."""
-    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode()).hexdigest()
+    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode(
+        'utf-8', 'surrogateescape')).hexdigest()
 
 
 def lr_recipe(dataset: Dataset) -> dict[str, str] | None:

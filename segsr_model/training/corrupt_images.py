@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from os import path as osp
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segsr_model.errors import out_of_memory
 from segsr_model.files import printable
+from segsr_model.training.records import note
 
 CORRUPT_IMAGES = 'corrupt_images.txt'
 TRIED = 100  # neighbours of a corrupt image that are tried in its place
@@ -116,8 +116,7 @@ class CorruptImages:
             return
         self.lines.update(new)
         if self.folder and osp.isdir(self.folder):
-            with open(Path(self.folder) / CORRUPT_IMAGES, 'a', encoding='utf-8') as file:
-                file.writelines(f'{line}\n' for line in new)
+            note(osp.join(self.folder, CORRUPT_IMAGES), new)
         for line in new:
             get_root_logger().warning(f'Corrupt image, passed over: {line}')
         if len(self.lines) > self.limit:
