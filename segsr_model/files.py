@@ -60,7 +60,7 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 def append_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Add lines to a file. UnwrittenError: that is not possible."""
-    with _named(path), open(path, 'a', encoding='utf-8') as file:
+    with _named(path), open(path, 'a', encoding='utf-8', errors='backslashreplace') as file:
         file.writelines(f'{line}\n' for line in lines)
 
 
