@@ -98,11 +98,15 @@ class _AfterImport:
 
 
 def _register():
+    known = 'segsr_model' in sys.modules  # who imports it is told by it what is missing
     try:
         importlib.import_module('segsr_arch')
-        importlib.import_module('segsr_model')
+        missing = importlib.import_module('segsr_model').missing
+        if missing:
+            raise missing
     except Exception as error:  # BasicSR itself must go on working
-        sys.stderr.write(f'SeG-SR could not be registered with BasicSR: {type(error).__name__}: {error}\n')
+        if not known:
+            sys.stderr.write(f'SeG-SR could not be registered with BasicSR: {type(error).__name__}: {error}\n')
 
 
 def install():

@@ -6,7 +6,6 @@ import argparse
 import atexit
 import copy
 import functools
-import logging
 import os
 import re
 import shutil
@@ -23,7 +22,6 @@ import yaml
 from basicsr import models
 from basicsr.data import data_util, single_image_dataset
 from basicsr.utils import check_resume, dist_util, misc, options
-from basicsr.utils import logger as basicsr_logger
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from segsr_model.checks import ProblemsError, check_options, report
@@ -36,6 +34,7 @@ from segsr_model.testing.scores import is_unfinished
 from segsr_model.training.checkpoints import newest_pair, read_pair
 from segsr_model.training.distributed import from_first, start
 from segsr_model.training.ownership import own
+from segsr_model.training.records import get_root_logger
 from segsr_model.training.resume import resume_data
 from segsr_model.training.training_run import TrainingRun
 
@@ -121,15 +120,6 @@ def make_exp_dirs(opt: dict[str, Any]) -> None:
         if any(is_unfinished(folder, protocol_of(opt, dataset)) for dataset in datasets):
             return
     misc.make_exp_dirs(opt)
-
-
-def get_root_logger(**arguments: Any) -> logging.Logger:
-    """BasicSR's ``get_root_logger``, whose log is in UTF-8."""
-    logger = basicsr_logger.get_root_logger(**arguments)
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
-    return logger
 
 
 def plain_option_file(path: str, root_path: str, is_train: bool) -> str:

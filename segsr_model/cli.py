@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from segsr_model.errors import CommandError
+from segsr_model.errors import CommandError, not_there, out_of_memory
 from segsr_model.files import escape_what_cannot_be_printed, printable
 
 COMMANDS = {
@@ -44,19 +47,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('command', choices=COMMANDS, metavar='COMMAND', help='one of the commands below')
     command = parser.parse_args(argv[:1]).command
 
-    module = importlib.import_module(COMMANDS[command][0])
+    try:
+        module = importlib.import_module(COMMANDS[command][0])
+    except (ImportError, OSError, RuntimeError) as error:  # what packages raise that are half there
+        if {'-h', '--help'} & set(argv):
+            sys.stdout.write(f'segsr {command}: {_docstring(COMMANDS[command][0])}\n\n')
+        return _failed(command, not_there(error))
     parser = argparse.ArgumentParser(
         prog=f'segsr {command}', description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     args = parser.parse_args(argv[1:])
     try:
-        return module.run(args)
+        code = module.run(args)
+        sys.stdout.flush()
+        return code
     except CommandError as error:
-        sys.stderr.write(f'segsr {command}: error: {printable(str(error))}\n')
-        return 2
-    except MemoryError:
-        sys.stderr.write(f'segsr {command}: error: not enough memory\n')
-        return 2
+        return _failed(command, str(error))
+    except ImportError as error:
+        return _failed(command, not_there(error))
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _failed(command, f"'{error.filename}': {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         sys.stderr.write(f'segsr {command}: interrupted\n')
         return 130
+    except Exception as error:
+        if out_of_memory(error):
+            return _failed(command, 'not enough memory')
+        raise
+
+
+def _failed(command: str, reason: str) -> int:
+    sys.stderr.write(f'segsr {command}: error: {printable(reason)}\n')
+    return 2
+
+
+def _docstring(module: str) -> str:
+    """What a command's module says of it, read from its file."""
+    file = Path(__file__).parent.joinpath(*module.split('.')[1:]).with_suffix('.py')
+    return ast.get_docstring(ast.parse(file.read_text(encoding='utf-8')))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from os import path as osp
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,6 +21,13 @@ MARKS = {  # what files of a kind start with
     '.tif': (b'II', b'MM'), '.tiff': (b'II', b'MM'), '.csv': (b'option file,',)}
 
 
+class UnwrittenError(OSError):
+    """A file that cannot be written, and why, on one line; ``filename`` is the file that was asked for."""
+
+    def __str__(self) -> str:
+        return printable(f"cannot write '{self.filename}': {self.strerror}")
+
+
 def write_atomically(path: str | Path, write: Callable[[str], Any], *, durable: bool = True) -> None:
     """Let ``write(temporary_path)`` write a file, then move it into place: ``path`` is either old or complete.
 
@@ -27,24 +36,54 @@ def write_atomically(path: str | Path, write: Callable[[str], Any], *, durable: 
         write: called once.
         durable: whether the file and its folder are on the disk when this returns, so that a power cut does not undo
             it. That takes too long for thousands of files that the next run can make again.
+
+    Raises:
+        UnwrittenError: that is not possible.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
-    try:
-        write(str(temporary))
-        if durable:
-            to_disk(temporary)
-        os.replace(temporary, path)
-        if durable:
-            to_disk(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(str(temporary))
+            if durable:
+                to_disk(temporary)
+            os.replace(temporary, path)
+            if durable:
+                to_disk(path.parent)
+        finally:
+            with contextlib.suppress(OSError):  # its name is too long, say: then it is not there
+                temporary.unlink()
 
 
 def write_file(path: str | Path, content: bytes) -> None:
     """Write one of thousands of files: whole or not at all, but not safe from a power cut."""
     write_atomically(path, lambda temporary: Path(temporary).write_bytes(content), durable=False)
+
+
+def append_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Add lines to a file. UnwrittenError: that is not possible."""
+    with _named(path), open(path, 'a', encoding='utf-8', errors='backslashreplace') as file:
+        file.writelines(f'{line}\n' for line in lines)
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Errors of a full disk name no file, those of a temporary file another one."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwrittenError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def name_limit(folder: str | Path) -> int:
+    """The bytes that a file's name may have in a folder, there or not, to be written by `write_atomically`."""
+    there = next((place for place in (Path(folder), *Path(folder).absolute().parents) if place.is_dir()), Path())
+    try:
+        longest = os.pathconf(there, 'PC_NAME_MAX')
+    except (AttributeError, OSError, ValueError):  # not on this system
+        longest = 255
+    return longest - len('.' '.9999999.part' '.jsonl')
 
 
 def to_disk(path: Path) -> None:
@@ -87,9 +126,11 @@ def write_output(path: str | Path, write: Callable[[str], Any]) -> None:
     """`write_atomically`, where a file that cannot be written is a `CommandError`."""
     try:
         write_atomically(path, write)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        reason = obstacle(Path(path).parent) or getattr(error, 'strerror', None) or str(error).splitlines()[0]
-        raise CommandError(f"cannot write '{path}': {reason}") from None
+    except OSError as error:
+        reason = obstacle(Path(path).parent)
+        raise CommandError(f"cannot write '{path}': {reason}" if reason else str(error)) from None
+    except RuntimeError as error:  # torch's writer
+        raise CommandError(f"cannot write '{path}': {(str(error) or repr(error)).splitlines()[0]}") from None
 
 
 def place_of(folder: Path) -> Path:
@@ -117,8 +158,25 @@ def sha256(path: str | Path) -> str:
 
 def is_file_name(name: Any) -> bool:
     """Whether a name can be that of a file or folder inside another, on any system."""
-    return (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and name not in ('.', '..')
+    return (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 200 and name not in ('.', '..')
             and name == name.strip() and not re.search(r'[/\\:*?"<>|]', name))
+
+
+def doubles(names: Iterable[str]) -> tuple[int, int] | None:
+    """The places of the first two names that are one file's on some system, for which case does not matter."""
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first = seen.setdefault(unicodedata.normalize('NFC', name).casefold(), place)
+        if first != place:
+            return first, place
+    return None
+
+
+def labels_of(paths: Iterable[str]) -> list[str]:
+    """What files, or folders, are called side by side: their names without ending, or their paths if two are alike."""
+    paths = [str(path) for path in paths]
+    names = [path.name if path.is_dir() else path.stem for path in (Path(path).absolute() for path in paths)]
+    return [printable(label) for label in (paths if doubles(names) else names)]
 
 
 def is_inside(path: str) -> bool:

@@ -26,7 +26,7 @@ class OptionLoader(yaml.SafeLoader):
             super().__init__(stream)
 
     def get_single_data(self) -> Any:
-        """The document. ValueError: it is no YAML, holds more than plain values, or is too large or deep."""
+        """The document. ValueError: it is no YAML, has more than plain values or a key twice, is too large or deep."""
         with _explained():
             node = self.get_single_node()
             _check_extent(node)
@@ -43,7 +43,7 @@ def _explained() -> Iterator[None]:
 
 
 def _check_extent(node: yaml.Node | None) -> None:
-    """ValueError if a document is too large or too deep, an alias counting as what it stands for."""
+    """ValueError if a document is too large or too deep, an alias counting as what it stands for, or a key is twice."""
     waiting, count = [(node, 0)], 0
     while waiting:
         node, depth = waiting.pop()
@@ -51,6 +51,11 @@ def _check_extent(node: yaml.Node | None) -> None:
         if count > MOST_VALUES or depth > DEEPEST:
             raise ValueError(f'more than {MOST_VALUES:,} values or {DEEPEST} levels')
         if isinstance(node, yaml.MappingNode):
+            keys = set()
+            for key, _ in node.value:
+                if (key.tag, str(key.value)) in keys:  # YAML's readers forget the first
+                    raise ValueError(f"'{key.value}' is there twice, in line {key.start_mark.line + 1} again")
+                keys.add((key.tag, str(key.value)))
             waiting += [(part, depth + 1) for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += [(part, depth + 1) for part in node.value]

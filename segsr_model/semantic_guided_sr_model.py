@@ -14,7 +14,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 from torch.utils.data import DataLoader
 
-from segsr_model.testing.evaluation import evaluate
+from segsr_model.files import UnwrittenError
+from segsr_model.testing.evaluation import ADVICE, evaluate
 from segsr_model.testing.inference import super_resolve
 from segsr_model.testing.metrics import set_better
 from segsr_model.testing.protocol import protocol_of
@@ -39,6 +40,7 @@ class SemanticGuidedSRModel(ResumableSRModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self._corrupt_images: dict[str, CorruptImages] = {}
+        self._tested, self._unfinished = 0, []  # test sets, and what is said of those with images that are too large
         super().__init__(opt)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -156,8 +158,8 @@ class SemanticGuidedSRModel(ResumableSRModel):
                                                          dataset_opt.get('max_corrupt_images', 0), folder)
         return self._corrupt_images[option]
 
-    def give_up(self, error: CorruptImageError) -> NoReturn:
-        """End a run whose data cannot be used; a training by one process is saved first."""
+    def give_up(self, error: CorruptImageError | UnwrittenError) -> NoReturn:
+        """End a run whose data cannot be used, or results not be written; a training by one process is saved first."""
         saved = ''
         if self.is_train and not self.opt['dist'] and self.iterations:
             self.save_unsaved()
@@ -179,16 +181,18 @@ class SemanticGuidedSRModel(ResumableSRModel):
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         training = net.training
         val_opt = self.opt['val']
-        with autocast(self.lq.device, val_opt.get('amp')):
-            output = super_resolve(net.eval(), self.lq, self_ensemble=val_opt.get('self_ensemble', False))
-        self.output = output.float()
-        net.train(training)
+        try:
+            with autocast(self.lq.device, val_opt.get('amp')):
+                output = super_resolve(net.eval(), self.lq, self_ensemble=val_opt.get('self_ensemble', False))
+            self.output = output.float()
+        finally:  # an image that does not fit into memory does not end a training
+            net.train(training)
 
     def validation(self, dataloader: DataLoader, current_iter: int | str, tb_logger: Any,
                    save_img: bool = False) -> None:
         try:
             super().validation(dataloader, current_iter, tb_logger, save_img)
-        except CorruptImageError as error:
+        except (CorruptImageError, UnwrittenError) as error:
             self.give_up(error)
 
     def _initialize_best_metric_results(self, dataset_name: str) -> None:
@@ -204,7 +208,7 @@ class SemanticGuidedSRModel(ResumableSRModel):
         """As in SRModel, with values per scene class; a dataset without ground truth gets no-reference metrics only.
 
         When testing, all values are also saved as ``scores_<dataset>.json`` in the results folder; a test that was
-        interrupted goes on with the images it has not yet done.
+        interrupted, or had images that do not fit into memory, goes on with those it has not yet done.
         """
         dataset_name = dataloader.dataset.opt['name']
         metrics = self.opt['val'].get('metrics') or {}
@@ -213,8 +217,10 @@ class SemanticGuidedSRModel(ResumableSRModel):
         if metrics:
             self._initialize_best_metric_results(dataset_name)
         image_path = (lambda name: self.image_path(name, dataset_name, current_iter)) if save_img else None
-        self.evaluate(dataloader, scores, metrics, image_path)
+        too_large = self.evaluate(dataloader, scores, metrics, image_path)
 
+        for gap in scores.gaps(len(dataloader.dataset)):
+            get_root_logger().warning(f'{dataset_name}: {gap}.')
         self.metric_results = scores.average()
         if self.metric_results:
             for metric, value in self.metric_results.items():
@@ -222,32 +228,48 @@ class SemanticGuidedSRModel(ResumableSRModel):
             self._log_validation_metric_values(current_iter, dataset_name, tb_logger)
             if len(scores.classes()) > 1:
                 get_root_logger().info(f'{dataset_name} per class\n{scores.table()}')
-        if isinstance(scores, SavedScores):
+        if isinstance(scores, SavedScores) and not too_large:
             scores.finish()
+        if not self.is_train:
+            self.end_test(dataset_name, too_large)
+
+    def end_test(self, dataset_name: str, too_large: list[str]) -> None:
+        """After each test set. SystemExit, after the last: images did not fit into memory; all others are done."""
+        self._tested += 1
+        if too_large:
+            self._unfinished.append(f'{dataset_name}: {len(too_large)} images do not fit into memory, the first is '
+                                    f'{too_large[0]}. All others are done; the same again goes on with these. {ADVICE}')
+        if self._unfinished and self._tested >= len(self.opt['datasets']):
+            raise SystemExit('\n'.join(self._unfinished))
 
     def evaluate(self, dataloader: DataLoader, scores: Scores, metrics: Mapping[str, dict[str, Any]],
-                 image_path: Callable[[str], str] | None) -> None:
+                 image_path: Callable[[str], str] | None) -> list[str]:
         """`testing.evaluation.evaluate` with this model: a share of the images, then what all processes found.
 
-        What breaks off one of them, a signal in training or too many corrupt images, breaks off all.
+        What breaks off one of them, a signal in training, too many corrupt images or a full disk, breaks off all.
+
+        Returns:
+            The images that do not fit into memory.
         """
         scores.images.update(from_first(lambda: dict(scores.images)))
         known = set(scores.images)
-        error = None
+        error, too_large = None, []
         try:
-            evaluate(self, share_of(dataloader, self.opt['rank'], self.opt['world_size']), scores, metrics=metrics,
-                     passed_over=self.corrupt_images(dataloader.dataset.opt), image_path=image_path,
-                     stopped=self.stop.requested if self.is_train else None,
-                     pbar=self.opt['val'].get('pbar', False) and self.opt['rank'] == 0)
-        except (CorruptImageError, InterruptionError) as broken_off:
+            too_large = evaluate(
+                self, share_of(dataloader, self.opt['rank'], self.opt['world_size']), scores, metrics=metrics,
+                passed_over=self.corrupt_images(dataloader.dataset.opt), image_path=image_path,
+                stopped=self.stop.requested if self.is_train else None,
+                pbar=self.opt['val'].get('pbar', False) and self.opt['rank'] == 0)
+        except (CorruptImageError, InterruptionError, UnwrittenError) as broken_off:
             error = broken_off
         own = [item for item in scores.images.items() if item[0] not in known]
-        shares, errors = zip(*gather((own, error)))
+        shares, too_large, errors = zip(*gather((own, too_large, error)))
         for name, values in itertools.chain(*shares):
             if name not in scores.images:
                 scores.add(name, values)
         for error in filter(None, errors):
             raise error
+        return list(itertools.chain(*too_large))
 
     def image_path(self, name: str, dataset_name: str, current_iter: int | str) -> str:
         """Where BasicSR saves an SR image."""

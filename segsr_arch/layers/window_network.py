@@ -61,7 +61,8 @@ class WindowNetwork(nn.Module):
                      f'depths names {len(depths)} groups, num_heads {len(num_heads)}')
         self.require(window_size >= 1, f'window_size is {window_size}, must be at least 1')
         for heads in num_heads:
-            self.require(heads > 0 and embed_dim % heads == 0, f'embed_dim {embed_dim} does not divide by num_heads {heads}')
+            self.require(heads > 0 and embed_dim % heads == 0,
+                         f'embed_dim {embed_dim} does not divide by num_heads {heads}')
         self.window_size, self.img_range, self.upscale = window_size, img_range, upscale
         mean = torch.tensor(self.rgb_mean) if in_chans == 3 else torch.zeros(in_chans)
         self.register_buffer('mean', mean.view(1, -1, 1, 1), persistent=False)

@@ -13,6 +13,7 @@ from segsr_model.checks.data import data_problems
 from segsr_model.checks.keys import key_problems
 from segsr_model.checks.network import network_problems
 from segsr_model.checks.places import place_problems
+from segsr_model.checks.results import result_problems
 from segsr_model.files import printable
 from segsr_model.report.paper import check_rows
 
@@ -46,7 +47,7 @@ def find_problems(opt: Mapping[str, Any]) -> list[str]:
     options = Block(opt)
     net, of_network = network_problems(options)
     found = [*_rows(opt), *key_problems(options), *of_network, *contradictions(options, net),
-             *data_problems(options), *place_problems(options, net)]
+             *data_problems(options), *result_problems(options), *place_problems(options, net)]
     return list(dict.fromkeys(found))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segsr_model.checks.blocks import TEXT, Block, number, whole
+from segsr_model.checks.results import metric_problems
 from segsr_model.images.plain import ImageError, decode
 
 COUNT = whole(1)
@@ -87,12 +88,13 @@ def _problems(opt: Block, dataset: Block, folders: list[str], found: list[Images
     sizes = {name: size for name, size in looks.items() if not isinstance(size, ValueError)}
     if sizes and len(found) == 2:
         yield from _sizes(opt, dataset, folders[0], sizes, exact=training)
+    if sizes and not training:
+        yield from metric_problems(opt, dataset, sizes)
 
 
 def _sizes(opt: Block, dataset: Block, folder: str, sizes: dict[str, list[tuple[int, int]]], *,
            exact: bool) -> Iterator[str]:
     scale, gt_size = opt.get('scale', COUNT), dataset.get('gt_size', COUNT)
-    least = min(min(hr) for hr, _ in sizes.values())
     for name, ((hr_w, hr_h), (lr_w, lr_h)) in sizes.items():
         spare = 1 if exact else scale  # for validation, BasicSR crops what is more
         if scale and not (0 <= hr_w - lr_w * scale < spare and 0 <= hr_h - lr_h * scale < spare):
@@ -102,11 +104,6 @@ def _sizes(opt: Block, dataset: Block, folder: str, sizes: dict[str, list[tuple[
         if exact and gt_size and min(hr_w, hr_h) < gt_size:
             yield f"{dataset.path('gt_size')}: is {gt_size}, but '{osp.join(folder, name)}' is {hr_w} x {hr_h}"
             return
-    for name, metric in opt['val']['metrics'].blocks():
-        border = metric.get('crop_border', whole(0), 0)
-        if not exact and 2 * border >= least:
-            yield (f'val:metrics:{name}:crop_border: is {border}, which leaves nothing of the smallest image of '
-                   f'{dataset.where}, {least} pixels wide or high')
 
 
 def _batches(opt: Block, dataset: Block, count: int) -> Iterator[str]:

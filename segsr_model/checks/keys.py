@@ -29,6 +29,7 @@ from segsr_model.checks.blocks import (
     without_type,
 )
 from segsr_model.checks.losses import loss_problems
+from segsr_model.checks.results import unmeasurable
 from segsr_model.testing.metrics import check_metrics
 from segsr_model.training.checkpoints import best_metric
 from segsr_model.training.settings import DEVICE_SETTINGS
@@ -163,9 +164,10 @@ def _metrics(metrics: Block) -> Iterator[str]:
             yield str(error)
             continue
         function = METRIC_REGISTRY.get(content['type'])
-        yield from call_problems(metrics[name], function, ('img', 'img2'), {
+        problems = list(call_problems(metrics[name], function, ('img', 'img2'), {
             'crop_border': whole(0), 'better': choice('higher', 'lower'), 'input_order': choice('HWC', 'CHW')},
-            closed=function.__module__.startswith('basicsr.'))
+            closed=function.__module__.startswith('basicsr.')))
+        yield from problems or unmeasurable(metrics[name])
 
 
 def _best(opt: Block) -> Iterator[str]:

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 from basicsr.models import build_model
@@ -20,10 +19,10 @@ from basicsr.models.base_model import BaseModel
 from tqdm import tqdm
 
 from segsr_model.cost.bench_runs import Cost, Work, bench
-from segsr_model.cost.measuring import aligned, check_device, formatted, in_own_process
+from segsr_model.cost.measuring import aligned, check_device, formatted, in_own_process, measured
 from segsr_model.cost.profile_network import with_random_tower
 from segsr_model.errors import CommandError
-from segsr_model.files import check_output, write_output
+from segsr_model.files import check_output, labels_of, write_output
 from segsr_model.option_files import read_options
 from segsr_model.weights import loading
 
@@ -76,12 +75,16 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise CommandError(f'--{name} must be at least 1')
     check_device(args.device)
-    works = [(Path(file).stem, work) for file in args.opt for work in works_of(file, args)]
+    works = [(name, work) for name, file in zip(labels_of(args.opt), args.opt) for work in works_of(file, args)]
     with tqdm(works, unit='run', leave=False) as progress:
-        rows = [(name, work.precision, cost(name, work)) for name, work in progress]
-    sys.stdout.write(text(rows))
-    if args.csv:
+        rows, failed = measured(lambda name=name, work=work: (name, work.precision, cost(name, work))
+                                for name, work in progress)
+    if rows:
+        sys.stdout.write(text(rows))
+    if rows and args.csv:
         write_output(args.csv, lambda path: write_csv(path, rows))
+    if failed:
+        raise CommandError('; '.join(failed))
     return 0
 
 

@@ -24,8 +24,17 @@ from segsr_arch.layers.swin import OCAB, Mlp, WindowAttention
 from segsr_arch.lmm import LMM
 from segsr_arch.sfem import SFEM
 from segsr_arch.slm import SLM
-from segsr_model.cost.measuring import channels, machine, peak_memory, reset_peak_memory, seconds_of, synchronize
+from segsr_model.cost.measuring import (
+    SMALLER,
+    channels,
+    machine,
+    peak_memory,
+    reset_peak_memory,
+    seconds_of,
+    synchronize,
+)
 from segsr_model.cost.profile_network import count_multiply_adds, plain_attention
+from segsr_model.errors import in_memory
 from segsr_model.training.training_step import autocast
 
 PARTS = {SFEM: 'CLIP', SLM: 'SLM', LMM: 'LMM', WindowAttention: 'attention', OCAB: 'attention', Mlp: 'MLPs',
@@ -88,6 +97,7 @@ def bench(work: Work, build: Callable[[dict[str, Any]], BaseModel]) -> Cost:
     """Build the model with random weights and measure it, in a fresh process for the sake of the memory.
 
     Raises:
+        CommandError: it does not fit into memory.
         ValueError, KeyError, RuntimeError: the model cannot be built or run.
     """
     importlib.import_module('open_clip')  # a library, whose memory is not the model's; imported late elsewhere
@@ -99,38 +109,45 @@ def bench(work: Work, build: Callable[[dict[str, Any]], BaseModel]) -> Cost:
         dataset = options['datasets']['train']
         batch = work.batch or dataset['batch_size_per_gpu']
         size = work.size or dataset['gt_size'] // options['scale']
-        start = time.perf_counter()
-        model = build(options)
-        started = time.perf_counter() - start
-        images = random_batch(batch, size, options['scale'], channels(options['network_g']))
+        with in_memory(f'LR {size} x {size}, batch {batch}, {work.precision}', SMALLER):
+            return _cost(work, options, size, batch, build, libraries)
 
-        def step() -> None:
-            model.feed_data(images)
-            model.optimize_parameters(1)
 
-        steps = seconds_of(step, 0 if work.memory_only else work.repeat, work.device)
-        memory = peak_memory(work.device)
-        if work.device == 'cpu' and memory is not None:
-            memory -= libraries
-        if work.memory_only:
-            return Cost(size, batch, started, 0, steps, memory, 0, 0, 0, {}, machine(work.device))
-        saving = time.perf_counter()
-        model.save(0, 1)
-        saving = time.perf_counter() - saving
-        net = model.get_bare_model(model.net_g)
-        forward_flops, step_flops = flops(model, net, images)
-        net.eval()
-        infer = inference(net, model, images['lq'], work.precision)
-        forward = seconds_of(infer, work.repeat, work.device)
-        parts = times_by_part(net, infer, work.device)
-        if model.ema_decay > 0:
-            parts['EMA'] = seconds_of(lambda: model.model_ema(model.ema_decay), 3, work.device)
-        parts['saving'] = saving
-        loading = loading_seconds(work.options, options, batch)
-        if loading is not None:
-            parts['data'] = loading
-        return Cost(size, batch, started, forward, steps, memory, forward_flops, step_flops,
-                    matrix_rate(work.precision, work.device), parts, machine(work.device))
+def _cost(work: Work, options: dict[str, Any], size: int, batch: int, build: Callable[[dict[str, Any]], BaseModel],
+          libraries: int | None) -> Cost:
+    """The costs of `runnable` options; ``libraries`` take that much memory without them."""
+    start = time.perf_counter()
+    model = build(options)
+    started = time.perf_counter() - start
+    images = random_batch(batch, size, options['scale'], channels(options['network_g']))
+
+    def step() -> None:
+        model.feed_data(images)
+        model.optimize_parameters(1)
+
+    steps = seconds_of(step, 0 if work.memory_only else work.repeat, work.device)
+    memory = peak_memory(work.device)
+    if work.device == 'cpu' and memory is not None:
+        memory -= libraries
+    if work.memory_only:
+        return Cost(size, batch, started, 0, steps, memory, 0, 0, 0, {}, machine(work.device))
+    saving = time.perf_counter()
+    model.save(0, 1)
+    saving = time.perf_counter() - saving
+    net = model.get_bare_model(model.net_g)
+    forward_flops, step_flops = flops(model, net, images)
+    net.eval()
+    infer = inference(net, model, images['lq'], work.precision)
+    forward = seconds_of(infer, work.repeat, work.device)
+    parts = times_by_part(net, infer, work.device)
+    if model.ema_decay > 0:
+        parts['EMA'] = seconds_of(lambda: model.model_ema(model.ema_decay), 3, work.device)
+    parts['saving'] = saving
+    loading = loading_seconds(work.options, options, batch)
+    if loading is not None:
+        parts['data'] = loading
+    return Cost(size, batch, started, forward, steps, memory, forward_flops, step_flops,
+                matrix_rate(work.precision, work.device), parts, machine(work.device))
 
 
 def runnable(work: Work, folder: str) -> dict[str, Any]:

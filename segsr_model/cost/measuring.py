@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from segsr_model.errors import CommandError
+
+SMALLER = 'take a smaller --size or --batch'
 
 
 def check_device(device: str) -> None:
@@ -35,6 +37,17 @@ def in_own_process(name: str, function: Callable[..., Any], *args: Any) -> Any:
         except Exception as error:  # whatever a network raises when it is built or run
             reason = (str(error).strip().strip('"') or repr(error)).splitlines()[0]
             raise CommandError(f"'{name}': {reason}") from None
+
+
+def measured(jobs: Iterable[Callable[[], Any]]) -> tuple[list[Any], list[str]]:
+    """The results of jobs, and a line for each that failed: it takes nothing from the others."""
+    results, failed = [], []
+    for job in jobs:
+        try:
+            results.append(job())
+        except CommandError as error:
+            failed.append(str(error))
+    return results, failed
 
 
 def channels(network: Mapping[str, Any]) -> int:

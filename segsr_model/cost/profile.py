@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from pathlib import Path
 
-from segsr_model.cost.measuring import aligned, check_device, formatted, in_own_process
+from segsr_model.cost.measuring import aligned, check_device, formatted, in_own_process, measured
 from segsr_model.cost.profile_network import Profile, Workload, profile
 from segsr_model.errors import CommandError
-from segsr_model.files import check_output, write_output
+from segsr_model.files import check_output, labels_of, write_output
 from segsr_model.option_files import read_options
 from segsr_model.weights import loading
 
@@ -53,13 +52,16 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     work = Workload(args.size[0], args.size[1], args.batch, args.repeat, args.device)
     networks = {file: network_options(file) for file in args.opt}
-    rows = []
-    for file, network in networks.items():
-        result = in_own_process(file, profile, network, work)
-        rows.append([Path(file).stem, network['type'], result])
-    sys.stdout.write(text(rows, work))
-    if args.csv:
+    names = dict(zip(networks, labels_of(networks)))
+    rows, failed = measured(
+        (lambda file=file, network=network: (names[file], network['type'], in_own_process(file, profile, network, work))
+         for file, network in networks.items()))
+    if rows:
+        sys.stdout.write(text(rows, work))
+    if rows and args.csv:
         write_output(args.csv, lambda path: write_csv(path, rows, work))
+    if failed:
+        raise CommandError('; '.join(failed))
     return 0
 
 

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from segsr_arch.layers import swin
 from segsr_arch.segsr_arch import SeGSR
 from segsr_arch.sfem import SFEM
-from segsr_model.cost.measuring import channels, machine, peak_memory, reset_peak_memory, seconds_of
+from segsr_model.cost.measuring import SMALLER, channels, machine, peak_memory, reset_peak_memory, seconds_of
+from segsr_model.errors import in_memory
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,25 @@ def profile(network: Mapping[str, Any], work: Workload) -> Profile:
     """Build ``network_g`` with random weights and measure it. The memory is right in a fresh process only.
 
     Raises:
+        CommandError: it does not fit into memory.
         KeyError, OptionError, TypeError: the network cannot be built.
         RuntimeError: it cannot be run.
     """
     importlib.import_module('open_clip')  # a library, whose memory is not the network's; imported late elsewhere
     reset_peak_memory('cpu')
     before = peak_memory('cpu')
-    net = build(network).to(work.device)
-    lr = torch.rand(work.batch, channels(network), work.height, work.width, device=work.device)
-    seconds, memory = measure(net, lr, work.repeat)
+    with in_memory(f'LR {work.height} x {work.width}, batch {work.batch}', SMALLER):
+        net = build(network).to(work.device)
+        lr = torch.rand(work.batch, channels(network), work.height, work.width, device=work.device)
+        seconds, memory = measure(net, lr, work.repeat)
+        multiply_adds = count_multiply_adds(net, lr) // work.batch
     if work.device == 'cpu' and memory is not None:
         memory -= before
     parameters = list(net.parameters())
     return Profile(
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         frozen=sum(p.numel() for p in parameters if not p.requires_grad),
-        multiply_adds=count_multiply_adds(net, lr) // work.batch,
+        multiply_adds=multiply_adds,
         seconds=seconds / work.batch,
         memory=memory,
         machine=machine(work.device),

@@ -16,10 +16,22 @@ from basicsr.utils import img2tensor, tensor2img
 from matplotlib.patches import Rectangle
 
 from segsr_arch.layers.resize import imresize
-from segsr_model.errors import CommandError
+from segsr_model.errors import CommandError, in_memory
 from segsr_model.figures.compare_results import Results
-from segsr_model.figures.drawing import GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
-from segsr_model.files import check_output, write_output
+from segsr_model.figures.drawing import (
+    GAP,
+    LINE,
+    PICTURES,
+    WIDTH,
+    Page,
+    compare_y,
+    read_image,
+    size_of,
+    tallness,
+    write_pictures,
+)
+from segsr_model.files import check_output, labels_of, printable
+from segsr_model.testing.scores import shown
 
 EXAMPLES = """examples:
   segsr compare --hr datasets/UCMerced/x4/test/HR/agricultural85.png --crop 100 60 64 64 \\
@@ -27,6 +39,7 @@ EXAMPLES = """examples:
       --results results/test_HAT_x4 results/test_SeGSR_HAT_x4 --labels HAT SeG-SR --out fig5.pdf
   segsr compare --hr HR/railwaystation127.png --crop 200 80 96 96 --hr HR/stadium192.png --crop 40 300 96 96 \\
       --results results/EDSR results/HAT results/SeGSR --scale 4 --out fig6.png fig6.pdf"""
+NARROWEST = 0.1  # inches of a crop
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +75,10 @@ class Scene:
     scale: int
     panels: list[tuple[str, np.ndarray]]
 
-    def scores(self) -> list[float]:
-        """PSNR of each panel, to the two digits that are shown."""
-        return [round(psnr_y(sr, self.hr, self.scale), 2) for _, sr in self.panels]
+    def scores(self) -> list[float | None]:
+        """PSNR of each panel, to the two digits that are shown; None for one that is the same as HR, or too small."""
+        scores = [compare_y('psnr', sr, self.hr, self.scale) for _, sr in self.panels]
+        return [None if score is None else round(score, 2) for score in scores]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,18 +86,20 @@ def run(args: argparse.Namespace) -> int:
     for name, values in (('--crop', args.crop), ('--lr', args.lr)):
         if values and len(values) != len(args.hr):
             raise CommandError(f'there are {len(args.hr)} --hr and {len(values)} {name}; each scene needs its own')
-    labels = args.labels or [Path(folder).name for folder in args.results]
+    labels = args.labels or labels_of(args.results)
     if len(labels) != len(args.results):
         raise CommandError(f'there are {len(args.results)} results folders and {len(labels)} labels')
+    if len(set(labels)) < len(labels):
+        raise CommandError(f'two of the labels are the same: {", ".join(labels)}')
     results = [(label, Results(folder, args.dataset)) for label, folder in zip(labels, args.results)]
     found = [str(folder.find(Path(hr).stem)) for hr in args.hr for _, folder in results]
     for path in args.out:
         check_output(path, PICTURES, [*args.hr, *(args.lr or ()), *found])
-    scenes = [read_scene(*paths, results, args.scale)
-              for paths in zip(args.hr, args.crop, args.lr or [None] * len(args.hr))]
-    page = draw(scenes)
-    for path in args.out:
-        write_output(path, page.save)
+    scenes = []
+    for paths in zip(args.hr, args.crop, args.lr or [None] * len(args.hr)):
+        with in_memory(f"'{paths[0]}', with its results,", 'compare a part that you cut out of all of them'):
+            scenes.append(read_scene(*paths, results, args.scale))
+    write_pictures(draw(scenes), args.out)
     return 0
 
 
@@ -126,10 +142,13 @@ def draw(scenes: Sequence[Scene]) -> Page:
         crops = 1 + len(scene.panels)
         lines = 1 + (crops > 3) + (crops > 14)
         columns = -(-crops // lines)
-        tall, crop_tall = scene.hr.shape[0] / scene.hr.shape[1], scene.crop[3] / scene.crop[2]
+        x, y, w, h = scene.crop
+        tall, crop_tall = tallness(scene.hr), tallness(scene.hr[y:y + h, x:x + w])
         # the HR image is as tall as the lines of crops, and all together are as wide as the page
         gaps = columns * GAP + (lines - 1) * text / tall
         width = (WIDTH - gaps) / (columns + lines * crop_tall / tall)
+        if width < NARROWEST:
+            raise CommandError(f"the {crops} crops of '{scene.name}' do not fit beside it; compare fewer results")
         layouts.append((scene, columns, width, width * crop_tall + text, lines))
     page = Page(WIDTH, sum(lines * height for *_, height, lines in layouts) + LINE)
     top = 0.0
@@ -138,10 +157,11 @@ def draw(scenes: Sequence[Scene]) -> Page:
         axes = page.picture(scene.hr, 0, top, left)
         x, y, w, h = scene.crop
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor='red', linewidth=1.2))
-        page.text(scene.name, left / 2, top + lines * height - text + 0.02, left)
+        page.text(printable(scene.name), left / 2, top + lines * height - text + 0.02, left)
         scores = scene.scores()
+        best = max((score for score in scores if score is not None), default=None)
         cells = [('HR', scene.hr, 'PSNR (dB)', 'normal')]
-        cells += [(label, sr, f'{score:.2f}', 'bold' if score == max(scores) else 'normal')
+        cells += [(printable(label), sr, shown(score, 2), 'bold' if score == best else 'normal')
                   for (label, sr), score in zip(scene.panels, scores)]
         for i, (label, image, score, weight) in enumerate(cells):
             crop_left, crop_top = left + GAP + i % columns * (width + GAP), top + i // columns * height

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from basicsr.metrics import calculate_metric
 
 from segsr_model.errors import CommandError
 from segsr_model.figures.drawing import read_image, size_of
+from segsr_model.testing.metrics import NoValueError, value_of
 from segsr_model.testing.scores import read_scores
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp')
@@ -83,10 +82,10 @@ class Results:
         scores = self.scores(path)
         saved = scores.get('images', {}).get(image, {})
         for metric, options in scores.get('protocol', {}).get('metrics', {}).items():
-            if options.get('type') == 'calculate_psnr' and metric in saved:
+            if options.get('type') == 'calculate_psnr' and saved.get(metric) is not None:
                 try:
-                    psnr = calculate_metric({'img': sr, 'img2': hr}, options)
-                except (TypeError, ValueError, LookupError, AssertionError, cv2.error) as error:
+                    psnr = value_of(options, {'img': sr, 'img2': hr})
+                except NoValueError as error:
                     raise CommandError(f"'{path}': its test's metric {metric} cannot be computed: {error}") from None
                 if abs(psnr - saved[metric]) > TOLERANCE:
                     raise CommandError(f"'{path}' has {psnr:.2f} dB against this HR image, but had {saved[metric]:.2f} "

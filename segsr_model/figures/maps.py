@@ -12,15 +12,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from basicsr.metrics import calculate_ssim
 from basicsr.utils import img2tensor, tensor2img
 
 from segsr_arch.layers.resize import imresize
 from segsr_arch.segsr_arch import SeGSR
-from segsr_model.errors import CommandError
-from segsr_model.figures.drawing import FONT_SIZE, GAP, LINE, PICTURES, WIDTH, Page, psnr_y, read_image, size_of
+from segsr_model.errors import CommandError, in_memory
+from segsr_model.figures.drawing import (
+    FONT_SIZE,
+    GAP,
+    LINE,
+    PICTURES,
+    WIDTH,
+    Page,
+    check_height,
+    compare_y,
+    read_image,
+    size_of,
+    tallness,
+    write_pictures,
+)
 from segsr_model.figures.maps_files import LAYERS, write_arrays, write_layers
-from segsr_model.files import check_output, write_output
+from segsr_model.files import check_output
+from segsr_model.testing.scores import shown
 from segsr_model.weights.loading import add_network_arguments, network_from_options
 
 EXAMPLES = """examples:
@@ -74,13 +87,21 @@ def run(args: argparse.Namespace) -> int:
         if hr is not None and list(hr.shape[:2]) != expected:
             raise CommandError(f"'{other}' is {size_of(hr)}; for '{path}' at x{net.upscale} it must be "
                                f'{expected[1]} x {expected[0]}')
-    scenes = [look(net, lr, hr) for lr, hr in images]
+    pictures = [path for path in args.out if path.lower().endswith(PICTURES)]
+    if pictures:  # before the network has worked for hours
+        alike = [Scene(dict.fromkeys(('LR', 'Bicubic', 'SR', 'HR')[:3 if hr is None else 4], lr),
+                       np.zeros((net.backbone.num_units, *lr.shape[:2])), net.upscale) for lr, hr in images]
+        check_height(height_of(arrange_all(alike, own_scale=args.own_scale)))
+    scenes = []
+    for path, (lr, hr) in zip(args.lr, images):
+        with in_memory(f"'{path}' ({size_of(lr)})", 'cut it into smaller images'):
+            scenes.append(look(net, lr, hr))
+    if pictures:
+        write_pictures(draw(scenes, own_scale=args.own_scale), pictures)
     for path in args.out:
-        if path.lower().endswith(PICTURES):
-            write_output(path, draw(scenes, own_scale=args.own_scale).save)
-        elif path.lower().endswith(LAYERS):
+        if path.lower().endswith(LAYERS):
             write_layers(path, scenes[0].maps, args.lr[0])
-        else:
+        elif path not in pictures:
             write_arrays(path, scenes[0].maps, scenes[0].pictures)
     return 0
 
@@ -112,15 +133,15 @@ def look(net: SeGSR, lr: np.ndarray, hr: np.ndarray | None) -> Scene:
 
 def draw(scenes: list[Scene], *, own_scale: bool = False) -> Page:
     """Lay the scenes out below each other, all maps on one colour scale around 0 unless ``own_scale``."""
-    limit = max(float(np.abs(scene.maps).max()) for scene in scenes) or 1.0
-    lines = [line for scene in scenes for line in arrange(scene, limit, own_scale)]
-    page = Page(WIDTH, sum(height for *_, height in lines) + 0.5)
+    limit = limit_of(scenes)
+    lines = arrange_all(scenes, own_scale=own_scale)
+    page = Page(WIDTH, height_of(lines))
     y = 0.0
     for cells, width, height in lines:
-        for column, (values, label, shown) in enumerate(cells):
+        for column, (values, label, colours) in enumerate(cells):
             x = column * (width + GAP)
-            page.picture(values, x, y, width, **shown)
-            page.text(label, x + width / 2, y + width * values.shape[0] / values.shape[1] + 0.02, width)
+            page.picture(values, x, y, width, **colours)
+            page.text(label, x + width / 2, y + width * tallness(values) + 0.02, width, math=True)
         y += height
     bar = page.axes(WIDTH * 0.3, y + 0.08, WIDTH * 0.4, 0.08)
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=COLOURS[own_scale], aspect='auto', extent=(-limit, limit, 0, 1))
@@ -133,6 +154,22 @@ def draw(scenes: list[Scene], *, own_scale: bool = False) -> Page:
     return page
 
 
+def limit_of(scenes: list[Scene]) -> float:
+    """The highest absolute value of all maps."""
+    return max(float(np.abs(scene.maps).max()) for scene in scenes) or 1.0
+
+
+def height_of(lines: list[tuple[list, float, float]]) -> float:
+    """Inches that the lines and the colour bar below them take."""
+    return sum(height for *_, height in lines) + 0.5
+
+
+def arrange_all(scenes: list[Scene], *, own_scale: bool) -> list[tuple[list, float, float]]:
+    """The lines of all scenes, see `arrange`."""
+    limit = limit_of(scenes)
+    return [line for scene in scenes for line in arrange(scene, limit, own_scale)]
+
+
 def arrange(scene: Scene, limit: float, own_scale: bool) -> list[tuple[list, float, float]]:
     """Lines of a scene: cells (image, label, imshow's options), the width of a cell and the height of the line."""
     pictures, maps = [], []
@@ -140,8 +177,8 @@ def arrange(scene: Scene, limit: float, own_scale: bool) -> list[tuple[list, flo
     for title, picture in scene.pictures.items():
         label = title
         if hr is not None and title in ('Bicubic', 'SR'):
-            ssim = calculate_ssim(picture, hr, crop_border=scene.scale, test_y_channel=True)
-            label += f'\n{psnr_y(picture, hr, scene.scale):.2f} dB / {ssim:.4f}'
+            psnr, ssim = (compare_y(kind, picture, hr, scene.scale) for kind in ('psnr', 'ssim'))
+            label += f'\n{shown(psnr, 2)} dB / {shown(ssim, 4)}'
         if hr is not None or title != 'Bicubic':
             pictures.append((picture, label, {'interpolation': 'nearest'} if title == 'LR' else {}))
     for i, values in enumerate(scene.maps):
@@ -156,7 +193,7 @@ def arrange(scene: Scene, limit: float, own_scale: bool) -> list[tuple[list, flo
         width = (WIDTH - (columns - 1) * GAP) / columns
         for start in range(0, len(cells), columns):
             line = cells[start:start + columns]
-            tallest = max(values.shape[0] / values.shape[1] for values, *_ in line) * width
+            tallest = max(tallness(values) for values, *_ in line) * width
             text = LINE * max(label.count('\n') + 1 for _, label, _ in line)
             lines.append((line, width, tallest + text + 0.06))
     return lines

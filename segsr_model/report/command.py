@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from segsr_model.errors import CommandError
-from segsr_model.files import write_output
+from segsr_model.files import printable, write_output
 from segsr_model.report.fill import fill
 from segsr_model.report.formats import to_csv, to_latex, to_markdown
 from segsr_model.report.paper import paper_tables
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         write_output(args.out / name, lambda path, text=text: Path(path).write_text(text, encoding='utf-8'))
     for table in tables:
         sys.stdout.write(f'Table {table.number}: {table.runs} runs\n')
-        sys.stdout.write(''.join(f'  warning: {warning}\n' for warning in table.warnings))
-    sys.stdout.write(''.join(f'{line}\n' for line in left_out) + f'{args.out / "report.md"}\n')
+        sys.stdout.write(''.join(f'  warning: {printable(warning)}\n' for warning in table.warnings))
+    sys.stdout.write(''.join(f'{printable(str(line))}\n' for line in (*left_out, args.out / 'report.md')))
     return 0
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from segsr_model.report.notes import deviating, follows_paper, provenance, warnings
 from segsr_model.report.paper import Row, Table
-from segsr_model.report.runs import Run, Unfinished, Values
+from segsr_model.report.runs import METRICS, Run, Unfinished, Values
 
-METRICS = ('SSIM', 'PSNR')
-NOT_RUN = 'not run'
+NOT_RUN, NO_VALUE = 'not run', 'no value'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +103,9 @@ def fill(table: Table, runs: Sequence[Run], unfinished: Sequence[Unfinished], da
     def cells(name: str, scale: int, paper: Values | None, ours: Values | None) -> list[Cell]:
         run = used.get((name, scale))
         status = states.get((name, scale), NOT_RUN) if rows[name].ours and run is None else ''
-        return [Cell(None if ours is None else ours[i], None if paper is None else paper[i], status,
-                     (name, scale) in marked, '' if run is None else run.name) for i in range(len(METRICS))]
+        return [Cell(None if ours is None else ours[i], None if paper is None else paper[i],
+                     NO_VALUE if ours and ours[i] is None else status, (name, scale) in marked,
+                     '' if run is None else run.name) for i in range(len(METRICS))]
 
     if table.classes:
         columns, body = _by_class(table, rows, used, cells, dataset)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
+from segsr_model.files import printable
 from segsr_model.report.fill import Cell, Column, Filled
 
 MARK = '†'
+MARKUP = re.compile(r'[\\`*\[\]<>$|~&]|(?<![^\W_])_|_(?![^\W_])')  # of Markdown; an underscore within a word is none
+COMMANDS = str.maketrans({  # of LaTeX
+    '\\': r'\textbackslash{}', '{': r'\{', '}': r'\}', '$': r'\$', '&': r'\&', '%': r'\%', '_': r'\_', '#': r'\#',
+    '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '<': r'\textless{}', '>': r'\textgreater{}',
+    '|': r'\textbar{}', '✓': r'$\checkmark$', '†': r'$^\dagger$', '–': '--'})
+FORMULAS = {'p_i': '$p_i$', 'p_g': '$p_g$', 'I_g': '$I_g$'}  # among the names of first columns
+LATIN = 0x17F  # the last character that pdflatex knows by itself
 
 
 def _heads(column: Column) -> list[str]:
@@ -35,12 +44,13 @@ def to_markdown(table: Filled) -> str:
     """A section with the table, its warnings, its protocol and its notes."""
     heads = [f'{column.head} {head}' if head.startswith(column.metric) else head
              for column in table.columns for head in _heads(column)]
-    rows = [[*table.labels, *heads], ['---'] * len(table.labels) + ['---:'] * len(heads), *_body(table)]
-    lines = [f'## Table {table.number}. {table.title}', '']
-    lines += [f'**Warning.** {text}{" (marked " + MARK + ")" if text.startswith("Mixed") else ""}\n'
+    first, *body = ([_markdown(text) for text in row] for row in ([*table.labels, *heads], *_body(table)))
+    rows = [first, ['---'] * len(table.labels) + ['---:'] * len(heads), *body]
+    lines = [f'## Table {table.number}. {_markdown(table.title)}', '']
+    lines += [f'**Warning.** {_markdown(text)}{" (marked " + MARK + ")" if text.startswith("Mixed") else ""}\n'
               for text in table.warnings]
-    lines += ['| ' + ' | '.join(text.replace('|', '\\|') for text in row) + ' |' for row in rows]
-    lines += ['', 'How these numbers came about:', '', *(f'* {text}' for text in table.protocol)]
+    lines += ['| ' + ' | '.join(row) + ' |' for row in rows]
+    lines += ['', 'How these numbers came about:', '', *(f'* {_markdown(text)}' for text in table.protocol)]
     if table.notes:
         lines += ['', "About the paper's numbers:", '', *(f'* {text}' for text in table.notes)]
     return '\n'.join(lines) + '\n'
@@ -68,16 +78,23 @@ def to_latex(table: Filled) -> str:
         widths[column.head] = widths.get(column.head, 0) + len(_heads(column))
     above = ' & '.join([''] * len(table.labels) + [f'\\multicolumn{{{width}}}{{c}}{{{_tex(head)}}}'
                                                    for head, width in widths.items()])
-    rows = [' & '.join(map(_tex, row)) + r' \\' for row in ([*table.labels, *heads], *_body(table))]
-    comments = [f'% {text}' for text in (*table.warnings, *table.protocol, *table.notes)]
+    first = [FORMULAS.get(label, _tex(label)) for label in table.labels]
+    rows = [' & '.join(row) + r' \\' for row in (
+        [*first, *map(_tex, heads)], *([_tex(text) for text in row] for row in _body(table)))]
+    comments = [f'% {printable(text)}' for text in (*table.warnings, *table.protocol, *table.notes)]
+    if any(ord(character) > LATIN for text in (table.title, above, *rows) for character in text):
+        comments.insert(0, '% Has characters that pdflatex lacks: take lualatex or xelatex, and a font that has them')
     return '\n'.join([
         *comments, r'\begin{table*}', r'\centering', f'\\caption{{{_tex(table.title)}}}',
         r'\resizebox{\linewidth}{!}{%', f'\\begin{{tabular}}{{{"l" * len(table.labels)}{"r" * len(heads)}}}',
         r'\hline', above + r' \\', rows[0], r'\hline', *rows[1:], r'\hline', r'\end{tabular}}', r'\end{table*}']) + '\n'
 
 
+def _markdown(text: str) -> str:
+    """A text on one line, none of which is markup."""
+    return MARKUP.sub(r'\\\g<0>', printable(text))
+
+
 def _tex(text: str) -> str:
-    for character, code in (('\\', r'\textbackslash '), ('&', r'\&'), ('%', r'\%'), ('_', r'\_'), ('#', r'\#'),
-                            ('✓', r'$\checkmark$'), ('†', r'$^\dagger$'), ('–', '--')):
-        text = text.replace(character, code)
-    return f'${text[0]}_{text[-1]}$' if text in (r'p\_i', r'p\_g', r'I\_g') else text
+    """A text on one line, none of which is a command."""
+    return printable(text).translate(COMMANDS)

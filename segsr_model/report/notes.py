@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from segsr_model.report.runs import PAPER, Run
+from segsr_model.report.runs import METRICS, PAPER, Run
 
 Runs = Mapping[tuple[str, int], Run]
 
@@ -80,6 +80,9 @@ def warnings(runs: Runs, replaced: list[tuple[Run, Run]]) -> list[str]:
         others = [f'{row} x{scale}' for (row, scale), run in runs.items() if ASPECTS[aspect](run) != expected]
         if others:
             lines.append(f"Not the paper's protocol, {aspect} should be {expected}: {', '.join(others)}")
+    lines += [f'{row} x{scale}: {metric} of {count} images, not of all {run.protocol["images"]}'
+              for (row, scale), run in runs.items() for metric, count in zip(METRICS, run.counts)
+              if count < run.protocol['images']]
     lines += [f"Two runs for one row: '{new.path.parent}' is used, '{old.path.parent}' is not" for old, new in replaced]
     return lines
 

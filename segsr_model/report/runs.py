@@ -13,8 +13,9 @@ from segsr_model.option_files import read_options
 from segsr_model.report.paper import check_rows, read_row
 from segsr_model.testing.scores import read_scores, whole_lines
 
+METRICS = ('SSIM', 'PSNR')
 RECIPE = ('kernel', 'made_by', 'pixels_sha256')
-Values = tuple[float, float]
+Values = tuple['float | None', 'float | None']
 NEEDED = ('name', 'dataset', 'scale', 'network', 'split_sha256', 'self_ensemble', 'iterations', 'versions')
 
 
@@ -25,7 +26,8 @@ class Run:
     Attributes:
         path: its scores file.
         protocol: see `segsr_model.testing.protocol`.
-        average: (SSIM, PSNR).
+        average: (SSIM, PSNR), of the images that have one; None: none has.
+        counts: how many have.
         classes: (SSIM, PSNR) by scene class.
         channel: what they were measured on, such as "Y, crop 4".
     """
@@ -33,6 +35,7 @@ class Run:
     path: Path
     protocol: dict[str, Any]
     average: Values
+    counts: tuple[int, int]
     classes: dict[str, Values]
     channel: str
 
@@ -67,8 +70,9 @@ def _read_run(path: Path) -> Run | None:
             return None
         check_rows(protocol['rows'])
         ssim, psnr = (_paper_metric(protocol, kind) for kind in ('calculate_ssim', 'calculate_psnr'))
-        values = {key: (row[ssim], row[psnr]) for key, row in content['classes'].items()}
-        average = (content['average'][ssim], content['average'][psnr])
+        average, *classes = ((row.get(ssim), row.get(psnr))
+                             for row in (content['average'], *content['classes'].values()))
+        counts = (content['counts'].get(ssim, 0), content['counts'].get(psnr, 0))
         tested, expected = len(content['images']), protocol['images']
         recipe, trained = protocol['lr_recipe'], protocol['checkpoint'] is not None
         for holder, keys in ((protocol, NEEDED), (recipe or {}, () if recipe is None else RECIPE),
@@ -81,7 +85,8 @@ def _read_run(path: Path) -> Run | None:
         raise CommandError(f"'{path}' cannot be used, remove it or test again with basicsr/test.py: {reason}") from None
     if tested != expected:
         raise CommandError(f"'{path}' has {tested} of {expected} images; test again with basicsr/test.py")
-    return Run(path, protocol, average, values, _channel(protocol['metrics'][psnr], protocol['scale']))
+    return Run(path, protocol, average, counts, dict(zip(content['classes'], classes)),
+               _channel(protocol['metrics'][psnr], protocol['scale']))
 
 
 def _paper_metric(protocol: dict[str, Any], kind: str) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segsr_model.errors import CommandError
-from segsr_model.testing.scores import read_scores
+from segsr_model.files import printable
+from segsr_model.testing.scores import read_scores, shown
 
 EXAMPLES = """example:
   segsr scores results/test_Bicubic_x4 results/test_SeGSR_HAT_x4"""
@@ -29,11 +32,19 @@ def run(args: argparse.Namespace) -> int:
         for file in files:
             try:
                 content = read_scores(file)
-                rows.append((content['protocol']['name'], content['protocol']['dataset'], content['average']))
+                named = (printable(content['protocol'][key]) for key in ('name', 'dataset'))
+                rows.append((*named, _values(content)))
             except (OSError, ValueError, KeyError):
                 raise CommandError(f"'{file}' is not a scores file of basicsr/test.py") from None
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    for name, dataset, average in rows:
-        values = '   '.join(f'{metric} {value:.4f}' for metric, value in average.items())
+    for name, dataset, values in rows:
         sys.stdout.write(f'{name:<{widths[0]}}   {dataset:<{widths[1]}}   {values}\n')
     return 0
+
+
+def _values(content: Mapping[str, Any]) -> str:
+    """The averages of a test, and of how many images they are where not all have a value."""
+    total = len(content['images'])
+    return '   '.join(f'{printable(metric)} {shown(content["average"].get(metric), 4)}'
+                      + (f' ({count} of {total} images)' if count < total else '')
+                      for metric, count in content['counts'].items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from os import path as osp
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,15 @@ from torch.utils.data import Dataset
 from segsr_model.errors import CommandError
 from segsr_model.files import sha256
 from segsr_model.prepare.manifest import MANIFEST, fingerprint, read_manifest
+from segsr_model.testing.names import image_names
 from segsr_model.weights.reading import read_iterations
 from segsr_model.weights.release import package_version
 
 
-def image_names(dataset: Dataset) -> list[str]:
-    """The names of a BasicSR dataset's LR images, without folder and suffix."""
-    paths = [path['lq_path'] if isinstance(path, Mapping) else path for path in dataset.paths]
-    return [osp.splitext(osp.basename(path))[0] for path in paths]
-
-
 def split_checksum(names: Iterable[str]) -> str:
     """SHA-256 over the sorted image names, one a line: the same wherever the same images are tested."""
-    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode()).hexdigest()
+    return hashlib.sha256(''.join(f'{name}\n' for name in sorted(names)).encode(
+        'utf-8', 'surrogateescape')).hexdigest()
 
 
 def lr_recipe(dataset: Dataset) -> dict[str, str] | None:
@@ -57,7 +52,7 @@ def protocol_of(opt: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         dataset: the test set.
 
     Raises:
-        ValueError: the checkpoint cannot be read.
+        ValueError: the checkpoint cannot be read, or two images have one name.
     """
     names = image_names(dataset)
     path, val = opt['path'], opt['val']

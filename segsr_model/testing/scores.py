@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from segsr_model.files import write_atomically
+from segsr_model.files import append_lines, write_atomically
 from segsr_model.prepare.sources.catalogue import class_of
 
 ANY = object()
-VALUES = {ANY: {ANY: float}}
+Values = dict[str, 'float | None']  # of an image by metric; None: it has none
+VALUES = {ANY: {ANY: (int, float, type(None))}}
 PROTOCOL = {  # see `segsr_model.testing.protocol`
     'name': str, 'rows': list, 'network': str, 'scale': (int, type(None)), 'dataset': str, 'images': int,
     'split_sha256': str, 'metrics': {ANY: {'type': str}}, 'self_ensemble': bool, 'checkpoint': (str, type(None)),
@@ -26,15 +28,25 @@ class Scores:
     """Collects metric values image by image."""
 
     def __init__(self):
-        self.images: dict[str, dict[str, float]] = {}
+        self.images: dict[str, Values] = {}
 
-    def add(self, image_name: str, values: dict[str, float]) -> None:
-        """Values of one image, by metric."""
-        self.images[image_name] = {metric: float(value) for metric, value in values.items()}
+    def add(self, image_name: str, values: Mapping[str, float | None]) -> None:
+        """Values of one image, by metric; NaN and infinity count as none."""
+        self.images[image_name] = {metric: None if value is None or not math.isfinite(value) else float(value)
+                                   for metric, value in values.items()}
 
     def average(self) -> dict[str, float]:
-        """Mean over the images, by metric; empty without images."""
+        """Mean over the images that have a value, by metric; without those of which none has one."""
         return mean_values(self.images.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many images have a value, by metric."""
+        return count_values(self.images.values())
+
+    def gaps(self, total: int) -> list[str]:
+        """What is to be said of averages over fewer than all ``total`` images."""
+        return [f'{metric} is the average over {count} of {total} images' if count else f'no image has a {metric}'
+                for metric, count in self.counts().items() if count < total]
 
     def classes(self) -> dict[str, dict[str, float]]:
         """Mean over the images of each class, by class and metric, in alphabetical order."""
@@ -49,7 +61,7 @@ class Scores:
         width = max(len(name) for name in rows)
         widths = {metric: max(10, len(metric) + 2) for metric in self.average()}
         lines = [' ' * width + ''.join(f'{metric:>{w}}' for metric, w in widths.items())]
-        lines += [f'{name:<{width}}' + ''.join(f'{row[metric]:>{w}.4f}' for metric, w in widths.items())
+        lines += [f'{name:<{width}}' + ''.join(f'{shown(row.get(metric), 4):>{w}}' for metric, w in widths.items())
                   for name, row in rows.items()]
         return '\n'.join(lines)
 
@@ -85,44 +97,48 @@ class SavedScores(Scores):
 
     def add(self, image_name: str, values: dict[str, float]) -> None:
         super().add(image_name, values)
-        with self.journal.open('a') as file:
-            file.write(json.dumps({image_name: self.images[image_name]}) + '\n')
+        append_lines(self.journal, [json.dumps({image_name: self.images[image_name]})])
 
     def finish(self) -> None:
         """Write everything as JSON, images in order of their names."""
         self.images = dict(sorted(self.images.items()))
-        content = {'protocol': self.protocol, 'average': self.average(), 'classes': self.classes(),
-                   'images': self.images}
-        write_atomically(self.path, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=1) + '\n'))
+        content = {'protocol': self.protocol, 'average': self.average(), 'counts': self.counts(),
+                   'classes': self.classes(), 'images': self.images}
+        write_atomically(self.path, lambda temporary: Path(temporary).write_text(
+            json.dumps(content, indent=1, allow_nan=False) + '\n', encoding='utf-8'))
         self.journal.unlink(missing_ok=True)
 
     def _rewrite_journal(self) -> None:
         lines = [json.dumps(self.protocol)] + [json.dumps({name: values}) for name, values in self.images.items()]
         text = ''.join(f'{line}\n' for line in lines)
-        write_atomically(self.journal, lambda temporary: Path(temporary).write_text(text))
+        write_atomically(self.journal, lambda temporary: Path(temporary).write_text(text, encoding='utf-8'))
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
     """The content of a ``scores_<dataset>.json``, whose values are of the kinds that a test writes.
 
+    ``average``, ``counts`` and ``classes`` are made anew of the values of the images.
+
     Raises:
         OSError: there is no such file.
         ValueError: it is damaged.
     """
-    content = _parse(Path(path).read_text(encoding='utf-8'))
-    return _checked(content, {'protocol': PROTOCOL, 'average': {ANY: float}, 'classes': VALUES, 'images': VALUES})
+    content = _checked(_parse(Path(path).read_text(encoding='utf-8')), {'protocol': PROTOCOL, 'images': VALUES})
+    scores = Scores()
+    for name, values in content.get('images', {}).items():
+        scores.add(name, values)
+    return {**content, 'average': scores.average(), 'counts': scores.counts(), 'classes': scores.classes()}
 
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda name: None)  # NaN and infinity, which older tests wrote
     except RecursionError:
         raise ValueError('too deep') from None
 
 
 def _checked(value: Any, kind: Any, where: str = 'it') -> Any:
     """``value``, if it is of a kind: a type, one of several, or a mapping that holds kinds by key (`ANY`: all keys)."""
-    kinds = (int, float) if kind is float else kind
     if isinstance(kind, dict):
         if not isinstance(value, dict):
             raise ValueError(f'{where} should be a mapping')
@@ -131,8 +147,8 @@ def _checked(value: Any, kind: Any, where: str = 'it') -> Any:
                 continue
             if key in kind or ANY in kind:
                 _checked(part, kind.get(key, kind.get(ANY)), key)
-    elif isinstance(value, bool) and bool not in (kinds if isinstance(kinds, tuple) else (kinds,)) or not isinstance(
-            value, kinds):
+    elif isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,)) or not isinstance(
+            value, kind):
         raise ValueError(f'{where} is {str(value)[:40]!r}')
     return value
 
@@ -152,7 +168,24 @@ def whole_lines(path: Path) -> list[str]:
     return [line for line in lines if line.endswith('}\n')]
 
 
-def mean_values(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over rows of values by metric; empty without rows."""
-    rows = list(rows)
-    return {metric: fmean(row[metric] for row in rows) for metric in rows[0]} if rows else {}
+def mean_values(rows: Iterable[Values]) -> dict[str, float]:
+    """Mean of each metric over the rows that have a value; without the metrics that no row has a value of."""
+    return {metric: fmean(values) for metric, values in _columns(rows).items() if values}
+
+
+def count_values(rows: Iterable[Values]) -> dict[str, int]:
+    """How many rows have a value of each metric."""
+    return {metric: len(values) for metric, values in _columns(rows).items()}
+
+
+def _columns(rows: Iterable[Values]) -> dict[str, list[float]]:
+    columns: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for metric, value in row.items():
+            columns[metric] += [] if value is None else [value]
+    return columns
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A value in a table, or a dash for none."""
+    return '-' if value is None else f'{value:.{digits}f}'

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import path as osp
-from pathlib import Path
 from typing import Any
 
 from basicsr.utils import FileClient, get_root_logger
 from torch.utils.data import DataLoader, Dataset
 
+from segsr_model.errors import out_of_memory
 from segsr_model.files import printable
 from segsr_model.images.plain import decode
+from segsr_model.training.records import note
 
 CORRUPT_IMAGES = 'corrupt_images.txt'
 TRIED = 100  # neighbours of a corrupt image that are tried in its place
@@ -96,16 +97,23 @@ def replaced(dataset: Dataset, index: int) -> dict[str, Any]:
     raise CorruptImageError(f'{len(lines)} images in a row cannot be used, the first is {lines[0]}')
 
 
-def readable(loader: DataLoader, passed_over: CorruptImages) -> Iterator[dict[str, Any]]:
-    """The samples of a validation or test set, batch size 1, without those that cannot be read."""
+def readable(loader: DataLoader, passed_over: CorruptImages,
+             no_room: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+    """The samples of a validation or test set, batch size 1, without those that cannot be read.
+
+    ``no_room`` is called with the index of one that does not fit into memory.
+    """
     samples = iter(loader)
     for index in loader.sampler:
         try:
-            yield next(samples)
-        except MemoryError:
-            raise
+            sample = next(samples)
         except Exception as error:  # as in `read_sample`
-            passed_over.add([_describe(loader.dataset, index, error)])
+            if out_of_memory(error):
+                no_room(index)
+            else:
+                passed_over.add([_describe(loader.dataset, index, error)])
+        else:
+            yield sample
 
 
 class CorruptImages:
@@ -132,8 +140,7 @@ class CorruptImages:
             return
         self.lines.update(new)
         if self.folder and osp.isdir(self.folder):
-            with open(Path(self.folder) / CORRUPT_IMAGES, 'a', encoding='utf-8') as file:
-                file.writelines(f'{line}\n' for line in new)
+            note(osp.join(self.folder, CORRUPT_IMAGES), new)
         for line in new:
             get_root_logger().warning(f'Corrupt image, passed over: {line}')
         if len(self.lines) > self.limit:

@@ -10,6 +10,7 @@ from basicsr.data import build_dataloader
 from basicsr.models import build_model
 from torch.utils.data import DataLoader, Dataset
 
+from segsr_model.training.records import Curves
 from segsr_model.training.resume import build_train_loader
 
 init_tb_loggers = basicsr.train.init_tb_loggers
@@ -34,7 +35,8 @@ class TrainingRun:
         self.tb_logger: Any = None
 
     def init_tb_loggers(self, opt: dict[str, Any]) -> Any:
-        self.tb_logger = init_tb_loggers(opt)
+        writer = init_tb_loggers(opt)
+        self.tb_logger = Curves(writer) if writer else None
         return self.tb_logger
 
     def build_dataloader(self, dataset: Dataset, dataset_opt: dict[str, Any], **options: Any) -> DataLoader:

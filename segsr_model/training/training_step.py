@@ -16,6 +16,7 @@ from torch import nn
 
 from segsr_model.files import printable
 from segsr_model.training.checkpoints import states_in
+from segsr_model.training.records import note
 
 AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 BAD_STEPS = 'bad_steps.txt'
@@ -128,8 +129,7 @@ class TrainingStep:
         self.bad_steps += 1
         what = 'loss is' if wrong_loss else 'gradients are'
         file = osp.join(model.opt['path']['log'], BAD_STEPS)
-        with open(file, 'a', encoding='utf-8') as lines:
-            lines.writelines(f'{current_iter}\t{what}\t{printable(path)}\n' for path in model.paths)
+        note(file, [f'{current_iter}\t{what}\t{printable(path)}' for path in model.paths])
         get_root_logger().warning(
             f'Iteration {current_iter}: the {what} not finite. The step is left out, its images are named in {file} '
             f'({self.bad_steps} of at most {self.max_bad_steps}).')

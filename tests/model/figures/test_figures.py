@@ -5,10 +5,10 @@ import re
 import cv2
 import numpy as np
 import pytest
-from basicsr.metrics import calculate_psnr
+from basicsr.metrics import calculate_psnr, calculate_ssim
 
 from segsr_model.errors import CommandError
-from segsr_model.figures.drawing import Page, psnr_y, read_image
+from segsr_model.figures.drawing import Page, compare_y, read_image
 from segsr_model.files import check_output, write_output
 
 
@@ -28,11 +28,13 @@ def test_what_is_no_8_bit_image_is_said(tmp_path):
             read_image(tmp_path / name)
 
 
-def test_the_psnr_is_basicsrs(pairs):
+def test_psnr_and_ssim_are_basicsrs(pairs):
     hr = read_image(pairs / 'HR' / 'woodland00.png')
     noisy = np.clip(hr.astype(int) + np.random.default_rng(0).integers(-20, 20, hr.shape), 0, 255).astype(np.uint8)
-    assert psnr_y(noisy, hr, 4) == calculate_psnr(noisy, hr, crop_border=4, test_y_channel=True)
-    assert psnr_y(noisy, hr, 4) != psnr_y(noisy, hr, 2)
+    for kind, function in (('psnr', calculate_psnr), ('ssim', calculate_ssim)):
+        assert compare_y(kind, noisy, hr, 4) == function(noisy, hr, crop_border=4, test_y_channel=True)
+        assert compare_y(kind, noisy, hr, 4) != compare_y(kind, noisy, hr, 2)
+    assert compare_y('psnr', hr, hr, 4) is None is compare_y('ssim', noisy[:18], hr[:18], 4)
 
 
 @pytest.mark.parametrize('name, message', [
@@ -80,7 +82,7 @@ def test_long_labels_are_made_to_fit():
 def test_pdfs_embed_their_fonts_and_are_reproducible(tmp_path):
     for name in 'ab':
         page = Page(2, 1)
-        page.text('$M_1$ label', 1, 0.3, 2)
+        page.text('$M_1$ label', 1, 0.3, 2, math=True)
         page.save(str(tmp_path / f'{name}.pdf'))
     content = (tmp_path / 'a.pdf').read_bytes()
     assert content.startswith(b'%PDF') and content == (tmp_path / 'b.pdf').read_bytes()

@@ -98,7 +98,7 @@ def test_metrics_run_beside_inference_and_few_images_wait(testing, monkeypatch):
 
     add = SavedScores.add
     monkeypatch.setattr(SemanticGuidedSRModel, 'feed_data', feed_data)
-    monkeypatch.setattr(evaluation, 'calculate_metric', metric)
+    monkeypatch.setattr(evaluation, 'value_of', lambda opt, images: metric(images, opt))
     monkeypatch.setattr(SavedScores, 'add', lambda self, name, values: (scored.append(name), add(self, name, values)))
     assert len(run_test(testing)['images']) == len(scored) == 4
 
