@@ -70,7 +70,8 @@ def _named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnwrittenError(error.errno, error.strerror or str(error), str(path)) from error
+        reason = f"'{error.filename}' is in the way" if isinstance(error, FileExistsError) else error.strerror
+        raise UnwrittenError(error.errno, reason or str(error), str(path)) from error
 
 
 def name_limit(folder: str | Path) -> int:
