@@ -73,7 +73,8 @@ def _named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnwrittenError(error.errno, error.strerror or str(error), str(path)) from error
+        reason = obstacle(Path(path).parent) or error.strerror or str(error)
+        raise UnwrittenError(error.errno, reason, str(path)) from error
 
 
 def name_limit(folder: str | Path) -> int:
@@ -127,8 +128,7 @@ def write_output(path: str | Path, write: Callable[[str], Any]) -> None:
     try:
         write_atomically(path, write)
     except OSError as error:
-        reason = obstacle(Path(path).parent)
-        raise CommandError(f"cannot write '{path}': {reason}" if reason else str(error)) from None
+        raise CommandError(str(error)) from None
     except RuntimeError as error:  # torch's writer
         raise CommandError(f"cannot write '{path}': {(str(error) or repr(error)).splitlines()[0]}") from None
 
