@@ -92,7 +92,7 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     seed = opt['manual_seed']
     resume_data(opt, state)
     if opt['manual_seed'] != seed:
-        notes.append(f'manual_seed: the run goes on with its own, {opt["manual_seed"]}, not with {seed}.')
+        notes.append(f'manual_seed: the run goes on with its own, {opt["manual_seed"]}; {seed} is not used.')
     check_resume(opt, state['iter'])
     if 'network_g' not in ignored:
         path['strict_load_g'] = True  # what the optimizer has gathered fits the network of the run alone
@@ -223,7 +223,7 @@ def _with_errors_in_one_line(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except OSError as error:
-            raise SystemExit(printable(f"'{error.filename}' cannot be written: {error.strerror}")) from None
+            raise SystemExit(printable(f"the run's folder cannot be used: {error}")) from None
 
     return wrapper
 

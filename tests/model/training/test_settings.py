@@ -159,7 +159,7 @@ def test_another_seed_or_network_is_said(options, tmp_path):
     options.update(auto_resume=True, manual_seed=5)
     options['path'].update(strict_load_g=False)
     state = load_resume_state(options)
-    assert state['notes'] == ['manual_seed: the run goes on with its own, 0, not with 5.']
+    assert state['notes'] == ['manual_seed: the run goes on with its own, 0; 5 is not used.']
     options['network_g']['num_feat'] = 8  # its optimizer's moments would not fit
     with pytest.raises(ValueError, match="net_g_4.pth': the weights do not fit"):
         build_model(options)
