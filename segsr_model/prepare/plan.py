@@ -7,15 +7,16 @@ import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from segsr_model.errors import CommandError
 from segsr_model.images.plain import MOST_PIXELS, ImageError, ImageFile, Scene, Window
-from segsr_model.prepare.sources.archives import Source
+from segsr_model.prepare.sources.archives import Source, content_sum
 from segsr_model.prepare.sources.catalogue import class_of
 from segsr_model.prepare.sources.find import number_names
-from segsr_model.prepare.sources.splits import read_split
+from segsr_model.prepare.sources.parts import shared_folder
 
 MOST_TILES = 1_000_000  # of an image
 OpenScene = Callable[[ImageFile], Scene]
@@ -28,8 +29,10 @@ class Item(NamedTuple):
         name: Its name in the data set, without a suffix.
         path: The source file's path inside the source.
         window: The part of the source file that it is; none: all of it.
-        height: Height in pixels, as far as it is known before the image is read.
-        width: Width in pixels, likewise.
+        height: Height in pixels.
+        width: Width in pixels.
+        place: The path from the innermost folder that holds all images: the same in an archive and unpacked.
+        content: CRC-32 of the source file.
     """
 
     name: str
@@ -37,23 +40,21 @@ class Item(NamedTuple):
     window: Window | None
     height: int
     width: int
-
-
-def plan_published(named: Mapping[str, str], *, side: int) -> list[Item]:
-    """Whole images of a published data set, whose usual height and width is known."""
-    return [Item(name, path, None, side, side) for name, path in named.items()]
+    place: str
+    content: int
 
 
 def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) -> list[Item]:
     """Whole images of any size. Raises CommandError with all those that cannot be opened."""
     items, problems = [], []
-    for name, path in named.items():
+    start = len(shared_folder(named.values()))
+    for name, path in _shown(named):
         try:
-            with _opened(source, path, open_scene) as scene:
+            with _opened(source, path, open_scene) as (scene, content):
                 height, width = scene.size
                 if height * width > MOST_PIXELS:
                     raise ImageError(f'its {height} x {width} pixels are too many for one image: cut it with --tile')
-                items.append(Item(name, path, None, height, width))
+                items.append(Item(name, path, None, height, width, path[start:], content))
         except CommandError as error:
             problems.append(str(error))
     if problems:
@@ -75,23 +76,24 @@ def plan_tiles(
     Raises:
         CommandError: An image cannot be opened, or there is no tile at all.
     """
-    tiles: dict[str, list[tuple[str, Window]]] = defaultdict(list)
+    tiles: dict[str, list[tuple[str, Window, int]]] = defaultdict(list)
     barren = {}
-    for name, path in named.items():
-        with _opened(source, path, open_scene) as scene:
+    start = len(shared_folder(named.values()))
+    for name, path in _shown(named):
+        with _opened(source, path, open_scene) as (scene, content):
             height, width = scene.size
             if (height // tile) * (width // tile) > MOST_TILES:
                 raise ImageError(f'its {height} x {width} pixels would be more than {MOST_TILES:,} tiles')
             corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
             windows = [Window(top, left, tile, tile) for top, left in corners]
             valid = [window for window in windows if scene.is_valid(window)]
-        tiles[class_of(name)] += [(path, window) for window in valid]
+        tiles[class_of(name)] += [(path, window, content) for window in valid]
         if not valid:
             barren[path] = min(height, width)
     items = [
-        Item(name, path, window, tile, tile)
+        Item(name, path, window, tile, tile, path[start:], content)
         for label, members in tiles.items()
-        for name, (path, window) in zip(number_names(label, len(members)), members)
+        for name, (path, window, content) in zip(number_names(label, len(members)), sorted(members))
     ]
     if not items:
         raise CommandError(f'--tile {tile}: no image holds a whole tile of that size; the largest smaller side is '
@@ -99,37 +101,31 @@ def plan_tiles(
     return items, barren
 
 
-def apply_list(items: Iterable[Item], list_path: Path) -> dict[str, str]:
-    """The parts that a user's list gives to the items; items that are not listed get none.
+def identify(items: Iterable[Item], split: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of what is planned (names, parts, source files, windows) and of the source files' contents.
 
-    Raises:
-        CommandError: The list is not as it should be, or names an image that is not there.
+    Neither depends on time, or on folders that hold all images: an archive, its unpacked files and another download of
+    it are the same.
     """
-    split = read_split(list_path)
-    absent = sorted(split.keys() - {item.name for item in items})
-    if absent:
-        raise CommandError(f'--split-list {list_path}: {len(absent)} listed images are not in the source, such as '
-                           f'{", ".join(absent[:3])}')
-    return split
+    rows = {
+        'plan': {(item.name, split[item.name], item.place, item.window and tuple(item.window)) for item in items},
+        'sources': {(item.place, item.content) for item in items},
+    }
+    return {key: hashlib.sha256(''.join(f'{row}\n' for row in sorted(value)).encode()).hexdigest()
+            for key, value in rows.items()}
 
 
-def plan_sum(items: Iterable[Item], split: Mapping[str, str], source: Source) -> str:
-    """SHA-256 of what is planned: names, parts, source files, their sizes in bytes, windows.
-
-    Leading folders do not count, so that an archive and its unpacked files give one sum.
-    """
-    digest = hashlib.sha256()
-    for item in sorted(items):
-        place = '/'.join(item.path.split('/')[-2:])
-        row = (item.name, split[item.name], place, source.sizes[item.path], item.window and tuple(item.window))
-        digest.update(f'{row}\n'.encode())
-    return digest.hexdigest()
+def _shown(named: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The images, with a bar: each is read in full for its checksum."""
+    return tqdm(named.items(), unit='image', desc='look', disable=None, leave=False)
 
 
 @contextlib.contextmanager
-def _opened(source: Source, path: str, open_scene: OpenScene) -> Iterator[Scene]:
+def _opened(source: Source, path: str, open_scene: OpenScene) -> Iterator[tuple[Scene, int]]:
     try:
-        with contextlib.closing(open_scene(source.open(path))) as scene:
-            yield scene
+        file = source.open(path)
+        content = content_sum(file)
+        with contextlib.closing(open_scene(file)) as scene:
+            yield scene, content
     except (ImageError, OSError) as error:
         raise CommandError(f'{path}: {error}') from error
