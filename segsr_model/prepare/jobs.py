@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
@@ -39,9 +40,9 @@ def make_job(args: argparse.Namespace) -> tuple[Job, list[str]]:
         found = find_published(source, catalogue, allow_incomplete=args.allow_incomplete)
         open_scene, reading = open_plain, {}
     else:
-        if args.value_range and args.value_range[0] >= args.value_range[1]:
-            low, high = args.value_range
-            raise CommandError(f'--value-range {low:g} {high:g}: the first must be lower')
+        low, high = args.value_range or (0, 1)
+        if not -math.inf < low < high < math.inf:
+            raise CommandError(f'--value-range {low:g} {high:g}: the first must be lower, and both finite')
         found = find_any(source, split_anew=args.split_anew)
         reading = {'bands': args.bands, 'value_range': args.value_range, 'tile': args.tile}
         open_scene = functools.partial(open_any, bands=args.bands, value_range=args.value_range)

@@ -54,7 +54,7 @@ class Folder:
             dead = {FileNotFoundError: 'a link that leads nowhere'}
             reasons = [f'{os.path.relpath(error.filename, root)} ({dead.get(type(error), error.strerror)})'
                        for error in problems]
-            raise CommandError(f'--source {root}: cannot be read: {shorten(reasons)}')
+            raise CommandError(f'--source {root}: cannot be read: {shorten(reasons, most=10)}')
 
     def open(self, path: str) -> ImageFile:
         return self.root / path
@@ -236,9 +236,9 @@ def content_sum(file: ImageFile) -> int:
     return checksum
 
 
-def shorten(names: Collection[str]) -> str:
+def shorten(names: Collection[str], *, most: int = 3) -> str:
     """The first few of some names, and how many more there are."""
-    return ', '.join([*names][:3]) + f' and {len(names) - 3:,} more' * (len(names) > 3)
+    return ', '.join([*names][:most]) + f' and {len(names) - most:,} more' * (len(names) > most)
 
 
 def describe_archive(path: Path, *, published_bytes: int | None, published_md5: str | None) -> str:

@@ -122,9 +122,8 @@ def apply_list(paths: Mapping[str, str], list_path: Path) -> tuple[dict[str, str
     absent, unclear, notes = [], [], []
     for entry, part in read_split(list_path).items():
         stem = _stem(entry)
-        files = [path for path in called[stem] if _folders_agree(path, entry)]
-        for spell in (str.lower, str):
-            files = [path for path in files if spell(path).endswith(spell(entry))] or files
+        likeness = {path: _likeness(path, entry) for path in called[stem]}
+        files = [path for path, value in likeness.items() if value == max(likeness.values()) > 0]
         if stem in paths and (stem == entry.lower() or not files):
             members = [stem]
             if files and paths[stem] not in files:
@@ -154,10 +153,12 @@ def _stem(path: str) -> str:
     return next((name[:-len(suffix)] for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), name)
 
 
-def _folders_agree(path: str, other: str) -> bool:
-    """Whether the folders of two paths are the same from the innermost outwards, as far as both have some."""
-    folders = (reversed(text.lower().split('/')[:-1]) for text in (path, other))
-    return all(one == two for one, two in zip(*folders))
+def _likeness(path: str, entry: str) -> int:
+    """How well an entry of a list names a file of its stem: 0 if their folders differ, as far as both have some."""
+    (*folders, name), (*listed_folders, listed_name) = path.split('/'), entry.split('/')
+    if any(one.lower() != two.lower() for one, two in zip(reversed(folders), reversed(listed_folders))):
+        return 0
+    return 1 + (name.lower() == listed_name.lower()) + (name == listed_name) + path.endswith(entry)
 
 
 def format_split(split: Mapping[str, str], *, title: str) -> str:
