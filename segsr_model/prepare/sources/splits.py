@@ -113,29 +113,31 @@ def apply_list(paths: Mapping[str, str], list_path: Path) -> tuple[dict[str, str
         CommandError: The list is not as it should be, or a name is that of no image, of several, or of a listed one.
     """
     names: dict[str, list[str]] = defaultdict(list)
-    called: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
         names[path].append(name)
+    whole, called = defaultdict(list), defaultdict(list)  # the same files by their path, and by each end of it
     for path in names:
-        called[_stem(path)].append(path)
+        ends = _ends(path)
+        whole[ends[0]].append(path)
+        for end in ends:
+            called[end].append(path)
     split: dict[str, str] = {}
-    absent, unclear, notes = [], [], []
+    absent, unclear, taken = [], [], []
     for entry, part in read_split(list_path).items():
-        stem = _stem(entry)
-        likeness = {path: _likeness(path, entry) for path in called[stem]}
-        files = [path for path, value in likeness.items() if value == max(likeness.values()) > 0]
+        ends = _ends(entry)
+        stem = ends[-1]
+        files = called.get(ends[0]) or next((whole[end] for end in ends if end in whole), [])
+        files = _most_alike(files, entry)
         if stem in paths and (stem == entry.lower() or not files):
             members = [stem]
             if files and paths[stem] not in files:
-                notes.append(f'{entry} of the list is the image that is so called here, {paths[stem]}; {files[0]} is '
-                             'another')
+                taken.append(f'{entry} for {paths[stem]}, not for {files[0]}')
         elif len(files) == 1:
             members = names[files[0]]
         else:
             (unclear if files else absent).append(entry if not files else f'{entry} ({shorten(files)})')
             continue
-        again = [name for name in members if name in split]
-        if again:
+        if not split.keys().isdisjoint(members):
             raise CommandError(f'--split-list {list_path}: {entry} is listed already by another name')
         split.update(dict.fromkeys(members, part))
     if unclear:
@@ -144,21 +146,25 @@ def apply_list(paths: Mapping[str, str], list_path: Path) -> tuple[dict[str, str
     if absent:
         raise CommandError(f'--split-list {list_path}: {len(absent)} listed images are not in the source, such as '
                            f'{", ".join(absent[:3])}')
-    return split, notes
+    return split, [f'names of the list are taken as in split.txt: {shorten(taken)}'] * bool(taken)
 
 
-def _stem(path: str) -> str:
-    """The name of a file without folder, image suffix and upper case."""
-    name = path.rpartition('/')[2].lower()
-    return next((name[:-len(suffix)] for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), name)
+def _ends(path: str) -> list[str]:
+    """A path without image suffix and upper case; then without one folder more each time, down to the file's name."""
+    path = path.lower()
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.endswith(suffix)), '')
+    parts = path[:len(path) - len(suffix)].split('/')
+    return ['/'.join(parts[i:]) for i in range(len(parts))]
 
 
-def _likeness(path: str, entry: str) -> int:
-    """How well an entry of a list names a file of its stem: 0 if their folders differ, as far as both have some."""
-    (*folders, name), (*listed_folders, listed_name) = path.split('/'), entry.split('/')
-    if any(one.lower() != two.lower() for one, two in zip(reversed(folders), reversed(listed_folders))):
-        return 0
-    return 1 + (name.lower() == listed_name.lower()) + (name == listed_name) + path.endswith(entry)
+def _most_alike(paths: list[str], entry: str) -> list[str]:
+    """Those of some files that an entry of a list names best: with suffix, with upper and lower case, with folders."""
+    def likeness(path: str) -> int:
+        name, listed = path.rpartition('/')[2], entry.rpartition('/')[2]
+        return (name.lower() == listed.lower()) + (name == listed) + path.endswith(entry)
+
+    best = max(map(likeness, paths), default=0)
+    return [path for path in paths if likeness(path) == best]
 
 
 def format_split(split: Mapping[str, str], *, title: str) -> str:

@@ -94,7 +94,7 @@ def test_lists_may_name_files_of_the_source(tmp_path, entry, name):
     split, notes = apply_list(SOURCE, path)
     assert split == {name: 'train'}
     assert len(notes) == (entry == 'lake_0001')
-    assert all('set/lake/IMG_1.tif; set/lake/lake_0001.png is another' in note for note in notes)
+    assert all('lake_0001 for set/lake/IMG_1.tif, not for set/lake/lake_0001.png' in note for note in notes)
 
 
 @pytest.mark.parametrize(('text', 'message'), [
