@@ -101,9 +101,10 @@ def _draw(items: list[Item], args: argparse.Namespace, told: Mapping[str, str]) 
     wanted = {'train': 'training', 'val': args.val_fraction and 'validation', 'test': ratio[1] and 'test'}
     lacking = [title for part, title in wanted.items() if title and part not in split.values()]
     if lacking:
-        raise CommandError(
-            f'the split has no {" and no ".join(lacking)} image: its part of {sum(map(len, units.values())):,} images '
-            f'is less than one; give more, or change --ratio ({ratio[0]}:{ratio[1]}) or --val-fraction')
+        count = sum(map(len, units.values()))
+        raise CommandError(f'the split has no {" and no ".join(lacking)} image: ' + (
+            f'its part of {count:,} images is less than one; give more, or change --ratio ({ratio[0]}:{ratio[1]}) or '
+            '--val-fraction' if count else 'the folders of the source have none; --split-anew draws another'))
     return split
 
 

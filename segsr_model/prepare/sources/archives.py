@@ -62,15 +62,15 @@ class Folder:
 
 def _walk(root: Path, problems: list[OSError]) -> Iterator[tuple[str, int]]:
     """Path and bytes of each file below a folder; folders of its own before those that links lead to."""
-    entered = {_identity(folder) for folder in root.resolve().parents}
+    entered = set(map(str, root.resolve().parents))
     tops = [str(root)]
     while tops:
         links = []
         for folder, subfolders, names in chain.from_iterable(os.walk(top, onerror=problems.append) for top in tops):
-            if _identity(folder) in entered:
+            if os.path.realpath(folder) in entered:
                 subfolders.clear()
                 continue
-            entered.add(_identity(folder))
+            entered.add(os.path.realpath(folder))
             subfolders[:] = [name for name in subfolders if not name.startswith(_CLUTTER)]
             links += [place for name in subfolders if os.path.islink(place := os.path.join(folder, name))]
             for name in names:
@@ -83,11 +83,6 @@ def _walk(root: Path, problems: list[OSError]) -> Iterator[tuple[str, int]]:
                         if stat.S_ISREG(status.st_mode):
                             yield Path(folder, name).relative_to(root).as_posix(), status.st_size
         tops = sorted(links)
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 class ZipArchive:

@@ -136,6 +136,11 @@ def test_a_part_that_would_be_empty_is_refused(folder, count, more, message):
     assert code == 2 and message in err
 
 
+def test_folders_without_training_images(folder):
+    _, _, err, _ = folder(images('val/a/1.png', 'test/a/1.png'))
+    assert 'no training image: the folders of the source have none; --split-anew draws another' in err
+
+
 def test_no_test_part_can_be_asked_for(folder):
     assert folder(images('a/1.png'), '--ratio', '1:0')[3] == {'train': ['a/1.png']}
 
