@@ -301,7 +301,7 @@ def archive(kind: str) -> bytes:
                 info.size = len(content)
                 target.addfile(info, io.BytesIO(content))
             link = tarfile.TarInfo('top/field/field9.png')
-            link.type, link.linkname = tarfile.SYMTYPE, '../../../etc/passwd'
+            link.type, link.linkname = tarfile.SYMTYPE, 'field0.png'
             target.addfile(link)
     return stream.getvalue()
 

@@ -34,6 +34,7 @@ class Job:
         source: Where the images come from.
         open_scene: How an image of the source is opened.
         least: The least height and width of a training image.
+        side: The usual height and width of an image; none: there is none.
         settings: What decides the result, but for the scale; plain values for the manifest.
     """
 
@@ -42,6 +43,7 @@ class Job:
     source: Source
     open_scene: OpenScene
     least: int
+    side: int | None
     settings: dict
 
 
@@ -91,18 +93,29 @@ def is_complete(job: Job, folder: Path, *, scale: int) -> bool:
     Raises:
         CommandError: It holds something else.
     """
-    settings = {**job.settings, 'scale': scale}
     if not folder.exists():
         return False
     if not (folder / MANIFEST).exists():
         raise CommandError(f'{folder} exists and was not made by "segsr prepare": remove it or choose another --out')
+    records = _read_like(folder, {**job.settings, 'scale': scale})
+    lists = [folder / 'odd_sizes.txt', *(folder / part / 'meta_info.txt' for part in set(job.split.values()))]
+    return len(_with_files(folder, records)) == len(job.items) and all(path.exists() for path in lists)
+
+
+def refuse_mixture(job: Job, out: Path) -> None:
+    """Raise a CommandError if a scale in ``out`` is of other images than the job's, or of another split."""
+    for manifest in sorted(out.glob(f'x*/{MANIFEST}')):
+        _read_like(manifest.parent, {key: job.settings[key] for key in ('plan', 'sources')})
+
+
+def _read_like(folder: Path, settings: dict) -> list[dict]:
+    """The pairs of a finished data set. Raises CommandError if it was made with other ``settings``."""
     found, records = read_manifest(folder / MANIFEST)
-    changed = [key for key in sorted(found.keys() | settings.keys()) if found.get(key) != settings.get(key)]
+    changed = sorted(key for key in settings if found.get(key) != settings[key])
     if changed:
         raise CommandError(f'{folder} was made from other images or with other settings ({", ".join(changed)}): remove '
                            'it or choose another --out')
-    lists = [folder / 'odd_sizes.txt', *(folder / part / 'meta_info.txt' for part in set(job.split.values()))]
-    return len(_with_files(folder, records)) == len(job.items) and all(path.exists() for path in lists)
+    return records
 
 
 def _with_files(folder: Path, records: Sequence[dict]) -> list[dict]:
@@ -157,9 +170,9 @@ def _make_all(
 
     with bar, ThreadPoolExecutor(workers) as pool:
         paths: dict[Future, str] = {}
-        for path, tasks in work.items():
-            try:  # archives are read here, one file after the other
-                paths[pool.submit(make, job.source.open(path), tasks)] = path
+        for path in filter(work.__contains__, job.source.sizes):  # archives are read here, in their own order
+            try:
+                paths[pool.submit(make, job.source.open(path), work[path])] = path
             except OSError as error:
                 problems.append(f'{path}: {error}')
             if len(paths) >= 2 * workers:
@@ -172,7 +185,7 @@ def _make_all(
 
 def _finish(job: Job, folder: Path, journal: Journal, settings: dict) -> None:
     """Write what stands beside the images: BasicSR's meta-info files, the list of odd sizes, the manifest."""
-    planned = {item.name: [item.height, item.width] for item in job.items}
+    usual = job.side and [job.side, job.side]
     records = sorted(journal.records.values(), key=lambda record: record['name'])
     for part in set(job.split.values()):
         lines = [
@@ -182,7 +195,7 @@ def _finish(job: Job, folder: Path, journal: Journal, settings: dict) -> None:
         write_file(folder / part / 'meta_info.txt', ''.join(lines).encode())
     odd = [
         '{part} {name}: {source_size[0]} x {source_size[1]}, HR {hr_size[0]} x {hr_size[1]}\n'.format(**record)
-        for record in records if not planned[record['name']] == record['source_size'] == record['hr_size']
+        for record in records if not (usual or record['source_size']) == record['source_size'] == record['hr_size']
     ]
     write_file(folder / 'odd_sizes.txt', ''.join(odd).encode())
     write_manifest(folder / MANIFEST, settings, records)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segsr_model.errors import CommandError
 from segsr_model.files import printable, write_file
-from segsr_model.prepare.build import build, is_complete
+from segsr_model.prepare.build import build, is_complete, refuse_mixture
 from segsr_model.prepare.disk import require_room
 from segsr_model.prepare.jobs import make_job
 from segsr_model.prepare.lmdb_store import add_lmdb
@@ -60,17 +60,21 @@ def run(args: argparse.Namespace) -> int:
     try:
         return args.handler(args)
     except OSError as error:
-        raise CommandError(f'{error.filename}: {error.strerror}' if error.filename else str(error)) from error
+        place = error.filename or getattr(args, 'out', None)  # a full disk names no file
+        raise CommandError(f'{place}: {error.strerror or error}' if place else str(error)) from error
 
 
 def _prepare(args: argparse.Namespace) -> int:
     start = time.monotonic()
     if args.out.resolve() == args.source.resolve() or args.source.resolve() in args.out.resolve().parents:
         raise CommandError(f'--out {args.out}: lies in --source, whose images it would join; choose another folder')
+    if os.path.lexists(args.out) and not args.out.is_dir():
+        raise CommandError(f'--out {args.out}: a file, or a link that leads to no folder')
     job, notes = make_job(args)
     sys.stdout.write(''.join(f'{printable(note)}\n' for note in notes))
     folders = {scale: args.out / f'x{scale}' for scale in sorted(set(args.scale))}
     missing = [scale for scale, folder in folders.items() if not is_complete(job, folder, scale=scale)]
+    refuse_mixture(job, args.out)
     mended = [scale for scale in missing if folders[scale].exists()]
     parts = count_parts(job.split)
     lmdb_scales = [
@@ -140,7 +144,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, *, published: bool) 
     split.add_argument('--seed', type=int, default=0, help='of the split (default: %(default)s)')
     split.add_argument('--val-fraction', type=_fraction, default=0.0, metavar='F',
                        help='part of the training images to validate on, such as 0.1 (default: none)')
-    split.add_argument('--split-list', type=Path, metavar='FILE', help='lines of "train|val|test name", instead')
+    split.add_argument('--split-list', type=Path, metavar='FILE',
+                       help='lines of "train|val|test name", instead; as in split.txt, or folder/name of the source')
     default = '256' if published else '256; 0 with --tile'
     parser.add_argument('--min-train-size', type=_whole(0), metavar='PIXELS',
                         help=f'smaller HR training images are extended to it by reflection (default: {default})')
@@ -148,6 +153,8 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser, *, published: bool) 
     if published:
         parser.add_argument('--allow-incomplete', action='store_true', help='go on if images are missing')
         return
+    split.add_argument('--split-anew', action='store_true',
+                       help='folders called train, val or test are classes like others (default: they are the split)')
     tiles = parser.add_argument_group('large images')
     tiles.add_argument('--tile', type=_whole(16), metavar='PIXELS', help='cut into square HR tiles, side by side')
     tiles.add_argument('--split-by', choices=('tile', 'image'), default='tile',

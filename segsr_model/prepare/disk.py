@@ -28,7 +28,7 @@ def require_room(job: Job, *, out: Path, scales: Sequence[int], lmdb_scales: Seq
     need = hr * bool(scales) + sum(hr // scale**2 for scale in scales)
     need += sum(hr + hr // scale**2 for scale in lmdb_scales)
     place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free + _size_of(out / PARTIAL)
+    free = shutil.disk_usage(place).free + sum(map(_size_of, (out / PARTIAL, *out.glob(f'x*/*/.*{PARTIAL}'))))
     if need > free:
         raise CommandError(f'--out {out}: up to {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free')
 

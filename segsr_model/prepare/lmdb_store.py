@@ -12,6 +12,8 @@ import cv2
 import lmdb
 from tqdm import tqdm
 
+from segsr_model.errors import CommandError
+
 _OVERHEAD = 40_000  # bytes for each image, at most: PNG and keys, and a last page of 16 kB that is not full
 _BATCH = 256  # images held in memory before they are committed
 _STORED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
@@ -24,7 +26,10 @@ def add_lmdb(part_folder: Path, records: Iterable[dict], *, scale: int, workers:
 
     Keys, values and ``meta_info.txt`` are as ``PairedImageDataset`` expects them with ``io_backend: {type: lmdb}``. The
     values are PNG files without compression: a third larger, and decoded several times faster, which is what limits
-    the loader.
+    the loader. An LMDB is there when it is complete; of one that cannot be written nothing stays.
+
+    Raises:
+        CommandError: An image is damaged, or LMDB could not write.
     """
     images = sorted((record['name'], *record['hr_size']) for record in records)
     for kind, shrink in (('HR', 1), ('LR', scale)):
@@ -35,11 +40,16 @@ def add_lmdb(part_folder: Path, records: Iterable[dict], *, scale: int, workers:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         sizes = [(name, height // shrink, width // shrink) for name, height, width in images]
-        _write(temporary, [part_folder / kind / f'{name}.png' for name, _, _ in images],
-               room=sum(3 * height * width + _OVERHEAD for _, height, width in sizes), workers=workers)
         meta = [f'{name}.png ({height},{width},3) 0\n' for name, height, width in sizes]
-        (temporary / 'meta_info.txt').write_text(''.join(meta), encoding='ascii')
-        os.replace(temporary, target)
+        try:
+            _write(temporary, [part_folder / kind / f'{name}.png' for name, _, _ in images],
+                   room=sum(3 * height * width + _OVERHEAD for _, height, width in sizes), workers=workers)
+            (temporary / 'meta_info.txt').write_text(''.join(meta), encoding='ascii')
+            os.replace(temporary, target)
+        except lmdb.Error as error:
+            raise CommandError(f'{target}: LMDB cannot write it ({error}): is the disk full?') from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(folder: Path, files: list[Path], *, room: int, workers: int) -> None:
@@ -56,7 +66,10 @@ def _write(folder: Path, files: list[Path], *, room: int, workers: int) -> None:
 
 
 def _stored_png(file: Path) -> bytes:
-    ok, content = cv2.imencode('.png', cv2.imread(str(file), cv2.IMREAD_COLOR), _STORED)
+    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if image is None:
+        raise CommandError(f'{file}: damaged; delete it and give the command again')
+    ok, content = cv2.imencode('.png', image, _STORED)
     if not ok:
-        raise OSError(f'OpenCV could not encode {file} as PNG')
+        raise CommandError(f'{file}: OpenCV could not encode it as PNG')
     return content.tobytes()

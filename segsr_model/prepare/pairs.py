@@ -77,7 +77,7 @@ def make_pairs(
         records[scale] = {
             'name': item.name,
             'part': part,
-            'source': '/'.join(item.path.split('/')[-2:]),
+            'source': item.place,
             'window': item.window and list(item.window),
             'source_size': list(source.shape[:2]),
             'hr_size': list(hr.shape[:2]),

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tqdm import tqdm
+
 from segsr_model.errors import CommandError
 from segsr_model.images.plain import BESIDE, MOST_PIXELS, ImageError, ImageFile
 from segsr_model.images.scene import Scene, Window
-from segsr_model.prepare.sources.archives import Source
+from segsr_model.prepare.sources.archives import Source, content_sum
 from segsr_model.prepare.sources.catalogue import class_of
 from segsr_model.prepare.sources.find import number_names
-from segsr_model.prepare.sources.splits import read_split
+from segsr_model.prepare.sources.parts import shared_folder
 
 MOST_TILES = 1_000_000  # of an image
 OpenScene = Callable[[ImageFile], Scene]
@@ -30,8 +32,10 @@ class Item(NamedTuple):
         name: Its name in the data set, without a suffix.
         path: The source file's path inside the source.
         window: The part of the source file that it is; none: all of it.
-        height: Height in pixels, as far as it is known before the image is read.
-        width: Width in pixels, likewise.
+        height: Height in pixels.
+        width: Width in pixels.
+        place: The path from the innermost folder that holds all images: the same in an archive and unpacked.
+        content: CRC-32 of the source file.
     """
 
     name: str
@@ -39,11 +43,8 @@ class Item(NamedTuple):
     window: Window | None
     height: int
     width: int
-
-
-def plan_published(named: Mapping[str, str], *, side: int) -> list[Item]:
-    """Whole images of a published data set, whose usual height and width is known."""
-    return [Item(name, path, None, side, side) for name, path in named.items()]
+    place: str
+    content: int
 
 
 def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) -> list[Item]:
@@ -55,8 +56,9 @@ def plan_whole(named: Mapping[str, str], source: Source, open_scene: OpenScene) 
         scene.require_data()
         return scene.size
 
-    sizes = _look_into(named, source, open_scene, look)
-    return [Item(name, path, None, *sizes[name]) for name, path in named.items()]
+    start = len(shared_folder(named.values()))
+    looks = _look_into(named, source, open_scene, look)
+    return [Item(name, path, None, *looks[name][1], path[start:], looks[name][0]) for name, path in named.items()]
 
 
 def plan_tiles(
@@ -83,14 +85,17 @@ def plan_tiles(
         valid = [window for window in windows if scene.is_valid(window)]
         return valid, len(windows) - len(valid), min(height, width)
 
-    looks = _look_into(named, source, open_scene, look)
-    tiles: dict[str, list[tuple[str, Window]]] = defaultdict(list)
+    contents, looks = {}, {}
+    for name, (content, seen) in _look_into(named, source, open_scene, look).items():
+        contents[name], looks[name] = content, seen
+    start = len(shared_folder(named.values()))
+    tiles: dict[str, list[tuple[str, Window, int]]] = defaultdict(list)
     for name, (windows, _, _) in looks.items():
-        tiles[class_of(name)] += [(named[name], window) for window in windows]
+        tiles[class_of(name)] += [(named[name], window, contents[name]) for window in windows]
     items = [
-        Item(name, path, window, tile, tile)
+        Item(name, path, window, tile, tile, path[start:], content)
         for label, members in tiles.items()
-        for name, (path, window) in zip(number_names(label, len(members)), members)
+        for name, (path, window, content) in zip(number_names(label, len(members)), sorted(members))
     ]
     empty = {named[name]: count for name, (_, count, _) in looks.items() if count}
     missing = (f'{sum(empty.values()):,} tiles with pixels that hold no data are left out: '
@@ -105,47 +110,44 @@ def plan_tiles(
     return items, notes + [missing] * bool(empty)
 
 
-def apply_list(items: Iterable[Item], list_path: Path) -> dict[str, str]:
-    """The parts that a user's list gives to the items; items that are not listed get none.
+def identify(items: Iterable[Item], split: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of what is planned (names, parts, source files, windows) and of the source files' contents.
 
-    Raises:
-        CommandError: The list is not as it should be, or names an image that is not there.
+    Neither depends on time, or on folders that hold all images: an archive, its unpacked files and another download of
+    it are the same.
     """
-    split = read_split(list_path)
-    absent = sorted(split.keys() - {item.name for item in items})
-    if absent:
-        raise CommandError(f'--split-list {list_path}: {len(absent)} listed images are not in the source, such as '
-                           f'{", ".join(absent[:3])}')
-    return split
+    rows = {
+        'plan': {(item.name, split[item.name], item.place, item.window and tuple(item.window)) for item in items},
+        'sources': {(item.place, item.content) for item in items},
+    }
+    return {key: hashlib.sha256(''.join(f'{row}\n' for row in sorted(value)).encode()).hexdigest()
+            for key, value in rows.items()}
 
 
-def plan_sum(items: Iterable[Item], split: Mapping[str, str], source: Source) -> str:
-    """SHA-256 of what is planned: names, parts, source files, their sizes in bytes, windows.
-
-    Leading folders do not count, so that an archive and its unpacked files give one sum.
-    """
-    digest = hashlib.sha256()
-    for item in sorted(items):
-        place = '/'.join(item.path.split('/')[-2:])
-        row = (item.name, split[item.name], place, source.sizes[item.path], item.window and tuple(item.window))
-        digest.update(f'{row}\n'.encode())
-    return digest.hexdigest()
+def _shown(named: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """The images, with a bar: each is read in full for its checksum."""
+    return tqdm(named.items(), unit='image', desc='look', disable=None, leave=False)
 
 
 def _look_into(
     named: Mapping[str, str], source: Source, open_scene: OpenScene, look: Callable[[Scene], Seen],
-) -> dict[str, Seen]:
-    """What ``look`` returns for each opened image, by name. Raises CommandError with all that cannot be used."""
+) -> dict[str, tuple[int, Seen]]:
+    """The sum of each image's content and what ``look`` returns for the opened image, by name.
+
+    Raises:
+        CommandError: Images cannot be used; all of them are named.
+    """
     seen, problems = {}, []
-    for name, path in named.items():
+    for name, path in _shown(named):
         try:
             file = source.open(path)
             beside = [path + suffix for suffix in BESIDE if path + suffix in source.sizes]
             if beside and not isinstance(file, Path):
                 raise ImageError(f'{beside[0]} says which pixels hold data, and cannot be read in an archive: unpack '
                                  'it and give the folder')
+            content = content_sum(file)
             with contextlib.closing(open_scene(file)) as scene:
-                seen[name] = look(scene)
+                seen[name] = content, look(scene)
         except (ImageError, OSError) as error:
             problems.append(f'{path}: {error}')
     if problems:

@@ -16,7 +16,9 @@ class Catalogue:
         counts: Images per class; the class is spelled as in the file names.
         name_format: How an image is called, from ``label`` and ``number``.
         first_number: The number of each class's first image.
-        side: The usual height and width in pixels; some images differ.
+        suffixes: How the file names end.
+        side: The usual height and width in pixels.
+        odd: Images of another height or width.
         layout: Where the images lie in the archive, for messages.
         ratio: Training to test images in each class, as in the paper.
         known_test: Images known to be in the authors' test set.
@@ -28,7 +30,9 @@ class Catalogue:
     counts: Mapping[str, int]
     name_format: str
     first_number: int
+    suffixes: tuple[str, ...]
     side: int
+    odd: int
     layout: str
     ratio: tuple[int, int]
     known_test: tuple[str, ...]
@@ -60,7 +64,9 @@ CATALOGUES = {
         counts=dict.fromkeys(_UCMERCED_CLASSES, 100),
         name_format='{label}{number:02d}',
         first_number=0,
+        suffixes=('.tif', '.tiff'),
         side=256,
+        odd=44,
         layout='UCMerced_LandUse/Images/<class>/<class>NN.tif',
         ratio=(3, 1),
         known_test=('agricultural85', 'tenniscourt98'),
@@ -79,7 +85,9 @@ CATALOGUES = {
         },
         name_format='{label}_{number}',
         first_number=1,
+        suffixes=('.jpg', '.jpeg'),
         side=600,
+        odd=0,
         layout='AID/<Class>/<class>_<n>.jpg',
         ratio=(4, 1),
         known_test=('railwaystation_127', 'stadium_192'),

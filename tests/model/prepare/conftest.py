@@ -15,7 +15,7 @@ from tests.model.prepare.archives import encode, photo
 def small_ucmerced(monkeypatch):
     """UCMerced with 4 images in each of 3 classes, 40 pixels wide and high, of which 3 are not."""
     counts = {'agricultural': 4, 'beach': 4, 'tenniscourt': 4}
-    small = dataclasses.replace(CATALOGUES['ucmerced'], counts=counts, side=40, known_test=('agricultural03',))
+    small = dataclasses.replace(CATALOGUES['ucmerced'], counts=counts, side=40, odd=3, known_test=('agricultural03',))
     monkeypatch.setitem(CATALOGUES, 'ucmerced', small)
     sizes = {'beach01': (37, 40), 'beach00': (41, 38), 'agricultural03': (39, 42)}
     files = {'UCMerced_LandUse/readme.txt': b'read me', 'UCMerced_LandUse/Images/Thumbs.db': b'thumbs',

@@ -17,7 +17,7 @@ from segsr_model.cli import main
 from segsr_model.files import is_file_name, is_inside, printable
 from segsr_model.images import plain
 from segsr_model.prepare import plan
-from segsr_model.prepare.manifest import MANIFEST
+from segsr_model.prepare.manifest import MANIFEST, read_manifest
 from segsr_model.prepare.sources import archives
 from tests.model.prepare.archives import encode, pack, photo, tree
 
@@ -65,8 +65,8 @@ def test_a_name_that_is_no_text(folder, prepare, tmp_path):
 
 @pytest.mark.parametrize('kind', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
 @pytest.mark.parametrize('again', [False, True])
-def test_links_and_devices_in_tar_archives_are_not_followed(folder, tmp_path, kind, again):
-    """Not even one that has the name of an image before it."""
+def test_links_and_devices_in_tar_archives_lead_nowhere(folder, tmp_path, kind, again):
+    """Not even one that has the name of an image before it: links are refused, devices and folders are no files."""
     (tmp_path / 'secret.png').write_bytes(encode(photo(32, 32, seed=9), 'PNG'))
     with tarfile.open(tmp_path / 'a.tar', 'w') as archive:
         for name, content in PNGS.items():
@@ -76,7 +76,11 @@ def test_links_and_devices_in_tar_archives_are_not_followed(folder, tmp_path, ki
         link = tarfile.TarInfo('top/field/field0.png' if again else 'top/field/field9.png')
         link.type, link.linkname = kind, str(tmp_path / 'secret.png')
         archive.addfile(link)
-    assert folder(tmp_path / 'a.tar')[0] == 0
+    code, err = folder(tmp_path / 'a.tar')
+    if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        assert code == 2 and f'has links that are not followed: {link.name}; unpack it and give the folder' in err
+        return
+    assert code == 0
     lines = (tmp_path / 'deep/work/out/x2' / MANIFEST).read_text().splitlines()
     assert sorted(json.loads(line)['name'] for line in lines[1:]) == ['field0', 'field1', 'field2', 'field3']
 
@@ -150,6 +154,19 @@ def prepared(folder, tmp_path):
     """A prepared data set, with LMDB: the folder that holds x2."""
     assert folder(pack(tmp_path / 'a.zip', PNGS), '--lmdb')[0] == 0
     return tmp_path / 'deep' / 'work' / 'out'
+
+
+@pytest.mark.parametrize('name', ['top/field/field{}.png', f'top/{"field" * 50}/{{}}.png', 'top/field_{}.png'])
+def test_names_of_any_length_can_be_read_again(folder, prepare, tmp_path, name):
+    """What a manifest may hold decides how images are called, not the other way round."""
+    names = [name.format('1' * digits) for digits in (1, 100, 240, 250)]
+    images = dict(zip(names, PNGS.values()))
+    assert folder(pack(tmp_path / 'a.zip', images))[0] == 0
+    out = tmp_path / 'deep' / 'work' / 'out'
+    assert prepare('verify', out)[0] == 0
+    _, records = read_manifest(out / 'x2' / MANIFEST)
+    assert {record['source'] for record in records} == {name.rpartition('/')[2] for name in names}
+    assert all(is_file_name(record['name']) for record in records)
 
 
 @pytest.mark.parametrize('change', [

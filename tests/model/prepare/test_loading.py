@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import numpy as np
@@ -12,6 +14,8 @@ from basicsr.data import build_dataset
 from PIL import Image
 
 from segsr_model.images.plain import encode_png
+from segsr_model.prepare import disk, lmdb_store
+from segsr_model.prepare import pairs as pairs_module
 from tests.model.prepare.archives import encode, pack, photo
 
 
@@ -85,6 +89,59 @@ def test_lmdb_can_be_added_later(prepare, tmp_path):
     assert 'x4: there already, LMDB added' in out
     assert len(dataset(tmp_path / 'out/x4', 'train', 'lmdb')) == 3
     assert not list(tmp_path.rglob('*.partial'))
+
+
+def test_an_lmdb_that_cannot_be_written_leaves_nothing(prepare, tmp_path, monkeypatch):
+    """LMDB's errors are no OSError. The next run adds it."""
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': encode(photo(64, 64, i), 'PNG') for i in range(4)})
+    arguments = ('folder', '--source', source, '--out', tmp_path / 'out', '--lmdb')
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb_store.lmdb, 'open', lambda *args, map_size, **options: lmdb.Environment(
+            *args, map_size=1 << 15, **options))
+        code, _, err = prepare(*arguments)
+    assert code == 2 and err.count('\n') == 1
+    assert 'train/HR.lmdb: LMDB cannot write it (mdb_put: MDB_MAP_FULL' in err and 'is the disk full?' in err
+    assert not list(tmp_path.rglob('*lmdb*'))
+    _, out, _ = prepare(*arguments)
+    assert 'x4: there already, LMDB added' in out
+    assert len(dataset(tmp_path / 'out/x4', 'train', 'lmdb')) == 3
+
+
+def test_a_damaged_image_does_not_enter_an_lmdb(prepare, tmp_path):
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': encode(photo(64, 64, i), 'PNG') for i in range(4)})
+    prepare('folder', '--source', source, '--out', tmp_path / 'out')
+    path = min((tmp_path / 'out/x4/train/LR').iterdir())
+    path.write_bytes(path.read_bytes()[:40])
+    code, _, err = prepare('folder', '--source', source, '--out', tmp_path / 'out', '--lmdb')
+    assert code == 2 and f'{path}: damaged; delete it and give the command again' in err
+    path.unlink()
+    _, out, _ = prepare('folder', '--source', source, '--out', tmp_path / 'out', '--lmdb')
+    assert 'x4: mended, LMDB added' in out
+    assert prepare('verify', tmp_path / 'out')[0] == 0
+
+
+def test_what_an_ended_run_left_counts_as_room(prepare, tmp_path, monkeypatch):
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': encode(photo(64, 64, i), 'PNG') for i in range(4)})
+    arguments = ('folder', '--source', source, '--out', tmp_path / 'out', '--min-train-size', '0')
+    prepare(*arguments)
+    monkeypatch.setattr(disk.shutil, 'disk_usage', lambda _: SimpleNamespace(free=40_000))
+    assert 'are needed' in prepare(*arguments, '--lmdb')[2]
+    left = tmp_path / 'out/x4/train/.HR.lmdb.partial/data.mdb'
+    left.parent.mkdir()
+    left.write_bytes(bytes(40_000))
+    assert prepare(*arguments, '--lmdb')[0] == 0
+
+
+def test_a_full_disk_is_one_line_with_its_folder(prepare, tmp_path, monkeypatch):
+    """A write that finds no room names no file."""
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    source = pack(tmp_path / 'folder', {f'a/a{i}.png': encode(photo(64, 64, i), 'PNG') for i in range(4)})
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs_module, 'write_file', fail)
+        code, _, err = prepare('folder', '--source', source, '--out', tmp_path / 'out')
+    assert code == 2 and err == f'segsr prepare: error: {tmp_path / "out"}: No space left on device\n'
+    assert prepare('folder', '--source', source, '--out', tmp_path / 'out')[0] == 0
 
 
 def test_whole_data_verifies(prepare, prepared):

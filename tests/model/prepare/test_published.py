@@ -167,6 +167,57 @@ def test_other_settings_are_not_mixed_in(prepare, small_aid, tmp_path):
     assert 'made from other images or with other settings (min_train_size, plan)' in err
 
 
+def test_a_replaced_source_is_another(prepare, small_aid, tmp_path):
+    """Of the same name and size. The same files elsewhere, packed, or fetched again are the same."""
+    folder = pack(tmp_path / 'folder', small_aid)
+    arguments = ('--out', tmp_path / 'out', '--source')
+    assert prepare('aid', *arguments, folder)[0] == 0
+    for source in (pack(tmp_path / 'a.zip', small_aid), pack(tmp_path / 'a.tgz', small_aid), folder / 'AID',
+                   pack(tmp_path / 'later', {f'more/{name}': content for name, content in small_aid.items()})):
+        code, out, err = prepare('aid', *arguments, source)
+        assert code == 0 and 'nothing to do' in out, err
+    path = folder / 'AID/Pond/pond_1.jpg'
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[:-3] + b'\0\xff\xd9')
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    code, _, err = prepare('aid', *arguments, folder)
+    assert code == 2 and 'x4 was made from other images or with other settings (sources)' in err
+
+
+def test_scales_of_one_folder_have_one_split(prepare, small_aid, tmp_path):
+    """Else what trains at one scale is tested at another, and split.txt tells of the last run."""
+    arguments = ('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
+    prepare(*arguments, '--scale', '4')
+    before = tree(tmp_path / 'out')
+    code, _, err = prepare(*arguments, '--scale', '2', '--seed', '1')
+    assert code == 2 and 'x4 was made from other images or with other settings (plan)' in err
+    assert tree(tmp_path / 'out') == before
+
+
+@pytest.mark.parametrize('change', ['more', 'format', 'sizes', 'copies', 'split', 'none'])
+def test_a_copy_that_is_not_the_published_set_is_told(prepare, small_aid, tmp_path, change):
+    paths = sorted(small_aid)
+    if change == 'more':
+        small_aid['AID/Pond/pond_0006.jpg'] = small_aid['AID/Pond/pond_90.jpg'] = encode(photo(64, 64, 77), 'JPEG')
+    elif change == 'format':
+        small_aid = {path.replace('_1.jpg', '_1.png'): content for path, content in small_aid.items()}
+    elif change == 'sizes':
+        small_aid[paths[0]] = encode(photo(60, 64, 0), 'JPEG')
+    elif change == 'copies':
+        small_aid[paths[1]] = small_aid[paths[4]]
+    elif change == 'split':
+        small_aid = {f'AID/{"test" if "_1." in path else "train"}/{path[4:]}': small_aid[path] for path in paths}
+    _, out, _ = prepare('aid', '--source', pack(tmp_path / 'AID.zip', small_aid), '--out', tmp_path / 'out')
+    messages = {
+        'more': 'warning: 2 images more than AID has, left out: AID/Pond/pond_0006.jpg, AID/Pond/pond_90.jpg',
+        'format': 'warning: 2 images are not .jpg, as AID was published: AID/Pond/pond_1.png, AID/RailwayStation/railw',
+        'sizes': 'warning: 1 of 10 images are not 64 x 64; of AID, as published, 0 are not',
+        'copies': 'warning: 1 images are copies of others, such as AID/Pond/pond_5.jpg of AID/Pond/pond_2.jpg',
+        'split': 'the split of its folders, train 8, test 2, is not used'}
+    assert {key for key, message in messages.items() if message in out} == {change} - {'none'}
+    assert out.count('warning') == (change in ('more', 'format', 'sizes', 'copies'))
+
+
 def test_an_interrupted_run_goes_on(prepare, small_aid, tmp_path, monkeypatch):
     source = pack(tmp_path / 'AID.zip', small_aid)
     arguments = ('aid', '--source', source, '--workers', '1', '--scale', '2', '4', '--out')
