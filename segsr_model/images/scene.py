@@ -129,8 +129,7 @@ class Scene:
     def require_data(self, window: Window | None = None) -> None:
         """Raise an :class:`ImageError` if a pixel of the image, or of a window of it, holds no data."""
         if not self.is_valid(window):
-            raise ImageError('it has pixels that hold no data: "segsr prepare folder --tile" leaves out the tiles that '
-                             'have some; or take away what marks them (nodata value, mask, alpha)')
+            raise ImageError('it has pixels that hold no data; "segsr prepare folder --tile" leaves such tiles out')
 
     def close(self) -> None:
         """Let go of the file."""
@@ -252,6 +251,10 @@ def _reading() -> Iterator[None]:
         raise
     except UnicodeEncodeError:
         raise ImageError('its path is not UTF-8, as GDAL needs it: rename it') from None
+    except MemoryError:
+        raise ImageError('it does not fit into memory; "segsr prepare folder --tile" cuts it') from None
     except Exception as error:  # each library has its own family of errors
+        if getattr(error, 'strerror', None):
+            raise ImageError(f'it cannot be read: {error.strerror}') from None
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise ImageError(f'it is damaged, cut off, or of a kind that GDAL does not read ({reason[0]})') from error

@@ -97,17 +97,23 @@ def plan_tiles(
         for label, members in tiles.items()
         for name, (path, window, content) in zip(number_names(label, len(members)), sorted(members))
     ]
-    empty = {named[name]: count for name, (_, count, _) in looks.items() if count}
-    missing = (f'{sum(empty.values()):,} tiles with pixels that hold no data are left out: '
-               + ', '.join(f'{count} of {path}' for path, count in itertools.islice(empty.items(), 3))
-               + f' and those of {len(empty) - 3} more images' * (len(empty) > 3))
+    barren = [f'{named[name]}: no whole tile of {tile} pixels with data, left out'
+              for name, (windows, _, _) in looks.items() if not windows]
+    left_out = _count_empty({named[name]: count for name, (_, count, _) in looks.items() if count})
     if not items:
         largest = max(side for _, _, side in looks.values())
-        raise CommandError(f'--tile {tile}: no image holds a whole tile of that size with data; the largest smaller '
-                           f'side is {largest}{f"; {missing}" * bool(empty)}')
-    barren = [named[name] for name, (windows, _, _) in looks.items() if not windows]
-    notes = [f'{path}: no whole tile of {tile} pixels with data, left out' for path in barren]
-    return items, notes + [missing] * bool(empty)
+        raise CommandError('; '.join([f'--tile {tile}: no image holds a whole tile of that size with data; the largest '
+                                      f'smaller side is {largest}', *left_out]))
+    return items, barren + left_out
+
+
+def _count_empty(counts: Mapping[str, int]) -> list[str]:
+    """What to say of the tiles without data, of which each path has some."""
+    if not counts:
+        return []
+    shown = [f'{count:,} of {path}' for path, count in itertools.islice(counts.items(), 3)]
+    more = f', and those of {len(counts) - 3:,} more images' * (len(counts) > 3)
+    return [f'tiles left out because pixels hold no data: {sum(counts.values()):,} ({", ".join(shown)}{more})']
 
 
 def identify(items: Iterable[Item], split: Mapping[str, str]) -> dict[str, str]:

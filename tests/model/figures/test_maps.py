@@ -1,5 +1,8 @@
 """segsr maps: the picture, the arrays and the GeoTIFF layers are the network's."""
 
+import shutil
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from basicsr.utils import img2tensor, tensor2img
 from segsr_model.cli import main
 from segsr_model.figures.drawing import read_image
 from segsr_model.figures.maps import draw, look
+from segsr_model.figures.maps_files import write_layers
 
 
 @pytest.fixture
@@ -87,6 +91,15 @@ def test_gcps_are_kept(trained, geotiff, tmp_path):
     with rasterio.open(out) as file:
         assert [(p.row, p.col, p.x, p.y) for p in file.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
         assert file.gcps[1] == 'EPSG:4326'
+
+
+def test_paths_of_layers_are_no_addresses(geotiff, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('s3:lr').mkdir()
+    shutil.copy(geotiff, 's3:lr/a.tif')
+    write_layers('s3:lr/maps.tif', np.ones((1, 12, 16), np.float32), 's3:lr/a.tif')
+    with rasterio.open(tmp_path / 's3:lr' / 'maps.tif') as file:
+        assert file.crs == 'EPSG:32611'
 
 
 def test_the_picture_shows_maps_and_scores(trained, pairs):

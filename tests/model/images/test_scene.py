@@ -259,7 +259,7 @@ def test_pixels_without_data_are_seen_whatever_marks_them(way, tmp_path):
         assert opened.is_valid(Window(0, 16, 24, 24)) and opened.is_valid(Window(16, 0, 8, 16))
         assert opened.read(Window(16, 16, 4, 5)).shape == (4, 5, 3)
         for window in (None, Window(0, 0, 8, 8)):
-            with pytest.raises(ImageError, match='pixels that hold no data: "segsr prepare folder --tile"'):
+            with pytest.raises(ImageError, match='pixels that hold no data; "segsr prepare folder --tile"'):
                 opened.read(window)
 
 
@@ -301,7 +301,9 @@ def test_a_path_is_a_path(path, tmp_path, monkeypatch):
         assert np.array_equal(opened.read(), RGB)
 
 
-def test_a_path_that_is_no_text_is_said(tmp_path):
+def test_a_path_that_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(ImageError, match='^it cannot be read: No such file'):
+        Scene(tmp_path / 'none.tif')
     path = tmp_path / os.fsdecode(b'\xff.tif')
     path.write_bytes(DEEP_FILES['TIFF'])
     with pytest.raises(ImageError, match='^its path is not UTF-8'):

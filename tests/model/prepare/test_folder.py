@@ -187,14 +187,14 @@ def test_tiles_without_data_are_counted(prepare, tmp_path):
         'b/b1.png': with_hole(32, 40, (5, 5))})
     code, out, err = prepare('folder', '--source', source, '--out', tmp_path / 'out', '--tile', '32', '--ratio', '1:0')
     assert code == 0, err
-    assert '3 tiles with pixels that hold no data are left out: 2 of a/a1.png, 1 of b/b1.png\n' in out
+    assert 'tiles left out because pixels hold no data: 3 (2 of a/a1.png, 1 of b/b1.png)\n' in out
     assert 'b/b1.png: no whole tile of 32 pixels with data, left out' in out
     windows = [(record['source'], *record['window'][:2]) for record in tiles_of(tmp_path / 'out')]
     assert windows == [('a/a1.png', 0, 32), ('a/a1.png', 0, 64), ('a/a1.png', 32, 0), ('a/a1.png', 32, 32),
                        ('a/a2.png', 0, 0), ('a/a2.png', 0, 32), ('a/a2.png', 32, 0), ('a/a2.png', 32, 32)]
     code, _, err = prepare('folder', '--source', pack(tmp_path / 'b', {'b/b1.png': with_hole(32, 40, (5, 5))}), '--out',
                            tmp_path / 'none', '--tile', '32')
-    assert code == 2 and 'with data; the largest smaller side is 32; 1 tiles with pixels that hold no data' in err
+    assert code == 2 and 'largest smaller side is 32; tiles left out because pixels hold no data: 1 (1 of b/b1' in err
 
 
 @pytest.mark.parametrize('tile', [(), ('--tile', '16')])
@@ -226,7 +226,7 @@ def test_what_lies_beside_an_image_is_used_in_a_folder_and_refused_in_an_archive
     files = {'a/a1.png': encode(image, 'PNG'), 'a/a1.png.aux.xml': pam, 'a/a2.png': encode(image | 8, 'PNG')}
     arguments = ('--out', tmp_path / 'out', '--tile', '32', '--ratio', '1:0')
     code, out, _ = prepare('folder', '--source', pack(tmp_path / 'folder', files), *arguments)
-    assert code == 0 and '1 tiles with pixels that hold no data are left out: 1 of a/a1.png\n' in out
+    assert code == 0 and 'tiles left out because pixels hold no data: 1 (1 of a/a1.png)\n' in out
     assert 'ignored' not in out
     code, _, err = prepare('folder', '--source', pack(tmp_path / 'a.zip', files), *arguments)
     assert code == 2 and 'a/a1.png: a/a1.png.aux.xml says which pixels hold data, and cannot be read in an arc' in err
