@@ -198,12 +198,13 @@ class HAUNet(nn.Module):
                  enc_blk_nums: Sequence[int] = (5, 5), dec_blk_nums: Sequence[int] = (5, 5),
                  heads: Sequence[int] = (1, 2, 4)):
         super().__init__()
-        if up_scale < 1:
-            raise ValueError(f'HAUNet: up_scale is {up_scale}, must be at least 1')
+        for name, given, least in (('up_scale', up_scale, 1), ('middle_blk_num', middle_blk_num, 0)):
+            if given < least:
+                raise ValueError(f'HAUNet: {name} is {given}, must be at least {least}')
         for name, given, count in (('enc_blk_nums', enc_blk_nums, 2), ('dec_blk_nums', dec_blk_nums, 2),
                                    ('heads', heads, 3)):
-            if len(given) != count:
-                raise ValueError(f'HAUNet: {name} is {list(given)}, must be {count} numbers')
+            if len(given) != count or min(given) < 0:
+                raise ValueError(f'HAUNet: {name} is {list(given)}, must be {count} numbers, none below 0')
         for count in (*heads, CROSS_SCALE_HEADS):
             if count < 1 or width % count:
                 raise ValueError(f'HAUNet: width {width} does not divide by {count}; it must, by each of heads and by '

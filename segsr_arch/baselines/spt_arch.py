@@ -172,8 +172,9 @@ class SPT(nn.Module):
             raise ValueError(f'SPT: upsampler is {upsampler!r}; there is pixelshuffle')
         if ape:
             raise ValueError('SPT: ape is true; its embedding would never be used, so it must be false')
-        if embed_dim < 16:
-            raise ValueError(f'SPT: embed_dim is {embed_dim}, must be at least 16')
+        for name, given, least in (('embed_dim', embed_dim, 16), ('SPTB_num', SPTB_num, 1), ('SPAL_num', SPAL_num, 1)):
+            if given < least:
+                raise ValueError(f'SPT: {name} is {given}, must be at least {least}')
         if upscale != 3 and (upscale < 1 or upscale & (upscale - 1)):
             raise ValueError(f'SPT: upscale is {upscale}; there are 3 and the powers of two')
         self.upscale, self.img_range = upscale, img_range

@@ -30,6 +30,7 @@ def relu_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _ReluAttention(torch.autograd.Function):
+    """`relu_attention`, and a backward in the same parts."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

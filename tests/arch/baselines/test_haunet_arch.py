@@ -150,6 +150,8 @@ def test_nothing_is_left_from_one_call_for_the_next():
 
 @pytest.mark.parametrize(('options', 'words'), [
     ({'up_scale': 0}, 'HAUNet: up_scale is 0, must be at least 1'),
+    ({'middle_blk_num': -1}, 'HAUNet: middle_blk_num is -1, must be at least 0'),
+    ({'enc_blk_nums': [1, -1]}, r'HAUNet: enc_blk_nums is \[1, -1\], must be 2 numbers, none below 0'),
     ({'enc_blk_nums': [1, 1, 1]}, r'HAUNet: enc_blk_nums is \[1, 1, 1\], must be 2 numbers'),
     ({'dec_blk_nums': [1]}, r'HAUNet: dec_blk_nums is \[1\], must be 2 numbers'),
     ({'heads': [1, 2]}, r'HAUNet: heads is \[1, 2\], must be 3 numbers'),

@@ -200,6 +200,8 @@ def test_nothing_is_left_from_one_call_for_the_next():
     ({'upscale': 5}, 'SPT: upscale is 5; there are 3 and the powers of two'),
     ({'upscale': 0}, 'SPT: upscale is 0; there are'), ({'upscale': -4}, 'SPT: upscale is -4; there are'),
     ({'embed_dim': 15}, 'SPT: embed_dim is 15, must be at least 16'),
+    ({'SPTB_num': 0}, 'SPT: SPTB_num is 0, must be at least 1'),
+    ({'SPAL_num': 0}, 'SPT: SPAL_num is 0, must be at least 1'),
     ({'ape': True}, 'SPT: ape is true; its embedding would never be used, so it must be false'),
     ({'upsampler': 'nearest'}, "SPT: upsampler is 'nearest'; there is pixelshuffle")])
 def test_options_that_cannot_be_used(options, words):

@@ -217,6 +217,9 @@ def test_options_without_problems_have_none(written):
     ({'dist_params': {'backend': 'x'}}, "dist_params:backend: is 'x', must be one of nccl, gloo"),
     # contradictions
     ({'scale': 2}, 'scale: is 2, but network_g has upscale 4'),
+    ({'network_g': {'type': 'HAUNet', 'up_scale': 2}}, 'scale: is 4, but network_g has up_scale 2'),
+    ({'network_g': {'type': 'HAUNet', 'up_scale': 4, 'heads': [1, 5, 4]}},
+     'network_g: HAUNet cannot be built from these options: ValueError: HAUNet: width 96 does not divide by 5'),
     ({'datasets:train:gt_size': 30}, 'datasets:train:gt_size: is 30, must be a multiple of scale, 4'),
     ({'datasets:train:gt_size': 128}, "datasets:train:gt_size: is 128, but '"),
     ({'network_g': {'type': 'HAT', 'upscale': 4, 'window_size': 16, 'embed_dim': 12, 'depths': [1], 'num_heads': [2]}},
