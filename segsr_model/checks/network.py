@@ -104,7 +104,7 @@ def _built(cls: type, options: dict[str, Any]) -> nn.Module:
     try:
         with torch.device('meta'):
             return cls(**options)
-    except RuntimeError as error:
+    except (RuntimeError, OptionError) as error:
         if 'meta' not in str(error):
             raise
         return cls(**options)  # SwinIR computes with values while it is built

@@ -19,7 +19,7 @@ def registry(monkeypatch):
     return fresh
 
 
-@pytest.mark.parametrize('name', ['HAT', 'Bicubic', 'SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN'])
+@pytest.mark.parametrize('name', segsr_arch.__all__)
 def test_registered_with_basicsr(name):
     assert ARCH_REGISTRY.get(name) is getattr(segsr_arch, name)
 
