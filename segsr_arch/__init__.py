@@ -14,9 +14,17 @@ from segsr_arch.baselines.spt_arch import SPT  # noqa: E402
 from segsr_arch.baselines.srformer_arch import SRFormer  # noqa: E402
 from segsr_arch.baselines.ttst_arch import TTST  # noqa: E402
 from segsr_arch.registration import register_yielding  # noqa: E402
-from segsr_arch.segsr_arch import SeGSR_EDSR, SeGSR_HAT, SeGSR_RCAN  # noqa: E402
+from segsr_arch.segsr_arch import (  # noqa: E402
+    SeGSR_EDSR,
+    SeGSR_HAT,
+    SeGSR_RCAN,
+    SeGSR_SRFormer,
+    SeGSR_SwinIR,
+    SeGSR_TTST,
+)
 
-__all__ = ['HAT', 'SPT', 'TTST', 'Bicubic', 'HAUNet', 'MFGHMoE', 'SRFormer', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN']
+__all__ = ['HAT', 'SPT', 'TTST', 'Bicubic', 'HAUNet', 'MFGHMoE', 'SRFormer', 'SeGSR_EDSR', 'SeGSR_HAT', 'SeGSR_RCAN',
+           'SeGSR_SRFormer', 'SeGSR_SwinIR', 'SeGSR_TTST']
 
 for _network in (HAT, SPT, TTST, Bicubic, HAUNet, MFGHMoE, SRFormer):
     register_yielding(_network)

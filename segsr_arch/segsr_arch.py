@@ -10,7 +10,14 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from segsr_arch.backbones import EDSRBackbone, HATBackbone, RCANBackbone
+from segsr_arch.backbones import (
+    EDSRBackbone,
+    HATBackbone,
+    RCANBackbone,
+    SRFormerBackbone,
+    SwinIRBackbone,
+    TTSTBackbone,
+)
 from segsr_arch.guidance import GUIDANCE, MapGuidance
 from segsr_arch.layers.padding import pad_to_multiple
 from segsr_arch.options import OptionError, SemanticOptions, check_keys, parse
@@ -121,3 +128,24 @@ class SeGSR_RCAN(SeGSR):  # noqa: N801
     """SeG-SR with RCAN (Table VII, ID 2)."""
 
     backbone_class = RCANBackbone
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_SwinIR(SeGSR):  # noqa: N801
+    """SeG-SR with SwinIR, which the paper did not try, nor those below."""
+
+    backbone_class = SwinIRBackbone
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_SRFormer(SeGSR):  # noqa: N801
+    """SeG-SR with SRFormer."""
+
+    backbone_class = SRFormerBackbone
+
+
+@ARCH_REGISTRY.register()
+class SeGSR_TTST(SeGSR):  # noqa: N801
+    """SeG-SR with TTST."""
+
+    backbone_class = TTSTBackbone

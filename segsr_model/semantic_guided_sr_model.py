@@ -12,7 +12,7 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from segsr_model.files import UnwrittenError
 from segsr_model.testing.evaluation import ADVICE, evaluate
@@ -231,14 +231,15 @@ class SemanticGuidedSRModel(ResumableSRModel):
         if isinstance(scores, SavedScores) and not too_large:
             scores.finish()
         if not self.is_train:
-            self.end_test(dataset_name, too_large)
+            self.end_test(dataloader.dataset, too_large)
 
-    def end_test(self, dataset_name: str, too_large: list[str]) -> None:
+    def end_test(self, dataset: Dataset, too_large: list[str]) -> None:
         """After each test set. SystemExit, after the last: images did not fit into memory; all others are done."""
         self._tested += 1
         if too_large:
-            self._unfinished.append(f'{dataset_name}: {len(too_large)} images do not fit into memory, the first is '
-                                    f'{too_large[0]}. All others are done; the same again goes on with these. {ADVICE}')
+            self._unfinished.append(
+                f'{dataset.opt["name"]}: {len(too_large)} of {len(dataset)} images did not fit into memory, the first '
+                f'is {too_large[0]}. The others are done; the same command goes on with what is missing. {ADVICE}')
         if self._unfinished and self._tested >= len(self.opt['datasets']):
             raise SystemExit('\n'.join(self._unfinished))
 

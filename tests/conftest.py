@@ -20,13 +20,18 @@ TINY_CLIP = {
     'text_cfg': {'context_length': 8, 'vocab_size': 64, 'width': 16, 'heads': 2, 'layers': 1},
 }
 
+SWIN = {'embed_dim': 12, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8, 'mlp_ratio': 2,
+        'drop_path_rate': 0.0}
+
 # a small network per backbone, with at least two ways to cut it into units
 SMALL = {
-    'SeGSR_HAT': {'embed_dim': 12, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8,
-                  'compress_ratio': 3, 'squeeze_factor': 1, 'mlp_ratio': 2, 'drop_path_rate': 0.0},
+    'SeGSR_HAT': {**SWIN, 'compress_ratio': 3, 'squeeze_factor': 1},
     'SeGSR_EDSR': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_block': 4},
     'SeGSR_RCAN': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8, 'num_group': 4, 'num_block': 1,
                    'squeeze_factor': 1},
+    'SeGSR_SRFormer': SWIN,
+    'SeGSR_SwinIR': {**SWIN, 'upsampler': 'pixelshuffle'},
+    'SeGSR_TTST': {**SWIN, 'conv_scale': 0.1},
 }
 
 

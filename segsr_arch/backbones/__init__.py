@@ -13,5 +13,8 @@ must divide by. Head, units and tail in a row equal the stock network's forward.
 from segsr_arch.backbones.edsr import EDSRBackbone
 from segsr_arch.backbones.hat import HATBackbone
 from segsr_arch.backbones.rcan import RCANBackbone
+from segsr_arch.backbones.srformer import SRFormerBackbone
+from segsr_arch.backbones.swinir import SwinIRBackbone
+from segsr_arch.backbones.ttst import TTSTBackbone
 
-__all__ = ['EDSRBackbone', 'HATBackbone', 'RCANBackbone']
+__all__ = ['EDSRBackbone', 'HATBackbone', 'RCANBackbone', 'SRFormerBackbone', 'SwinIRBackbone', 'TTSTBackbone']

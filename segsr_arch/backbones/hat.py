@@ -1,31 +1,8 @@
 """HAT as a backbone: a unit is a run of residual hybrid attention groups (RHAGs)."""
 
-from __future__ import annotations
-
-import torch
-
-from segsr_arch.backbones.units import split_units
+from segsr_arch.backbones.windowed import WindowedBackbone
 from segsr_arch.baselines.hat_arch import HAT
 
 
-class HATBackbone(HAT):
-    """See `segsr_arch.backbones` for the methods, `HAT` for the options."""
-
-    def __init__(self, *, num_units: int, **options):
-        super().__init__(**options)
-        self.units = split_units(len(self.layers), num_units, 'groups (depths)')
-        self.num_units = num_units
-        self.num_feat = self.norm.normalized_shape[0]
-        self.multiple_of = self.window_size
-
-    head = HAT.shallow
-
-    def unit(self, i: int, feat: torch.Tensor) -> torch.Tensor:
-        # a guidance leaves features in the other layout, with which each norm would copy them
-        x = self.embed(feat) if i == 0 else feat.permute(0, 2, 3, 1).contiguous()
-        for j in self.units[i]:
-            x = self.group(j, x)
-        return x.permute(0, 3, 1, 2)
-
-    def tail(self, feat: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        return self.reconstruct(feat.permute(0, 2, 3, 1), skip)
+class HATBackbone(WindowedBackbone, HAT):
+    """`HAT` with its own options (``embed_dim``, ``depths``, ...)."""

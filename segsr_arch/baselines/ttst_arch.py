@@ -19,6 +19,17 @@ SHARES = (1 / 2, 2 / 3, 3 / 4, 4 / 5)  # of a head's channels, that the four sel
 SHORTEST = 1e-12  # what a channel's length is at least, where it is divided by
 
 
+def correlations(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Of each channel of q with each of k, (b, n, m, d) both, over the pixels: (b, m, d, d) in [-1, 1]."""
+    q = q / _lengths(q)[:, None]  # before the product, which may lie beyond the range of fp16
+    return einsum(q, k, 'b n m i, b n m j -> b m i j') / _lengths(k)[..., None, :]
+
+
+def _lengths(x: torch.Tensor) -> torch.Tensor:
+    """Of each channel over the pixels, in fp32 at least: (b, n, m, d) -> (b, m, d)."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(1).clamp(min=SHORTEST**2).sqrt()
+
+
 class TopKAttention(nn.Module):
     """Attention among the channels of each head, times ``scale``: (b, c, h, w) -> the same.
 
@@ -38,13 +49,6 @@ class TopKAttention(nn.Module):
         kept = torch.tensor([int(dim // num_heads * share) for share in SHARES])
         self.register_buffer('kept', kept.view(-1, 1, 1, 1, 1), persistent=False)
 
-    def correlations(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Of each channel of q with each of k, (b, n, m, d) both, over the pixels: (b, m, d, d) in [-1, 1]."""
-        q, k = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k))  # to tell close ones apart
-        with torch.autocast(q.device.type, enabled=False):
-            long, wide = (t.square().sum(1).clamp(min=SHORTEST**2).sqrt() for t in (q, k))
-            return einsum(q, k, 'b n m i, b n m j -> b m i j') / (long[..., None] * wide[..., None, :])
-
     def selected(self, scores: torch.Tensor) -> torch.Tensor:
         """Weights of the values: (b, m, d, d) -> the same, the sum of the four selections."""
         rank = scores.argsort(-1, descending=True).argsort(-1)
@@ -53,7 +57,7 @@ class TopKAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = rearrange(self.qkv_dwconv(self.qkv(x)), 'b (qkv m d) h w -> qkv b (h w) m d', qkv=3, m=self.num_heads)
-        weights = self.selected(self.correlations(q, k) * self.temperature)
+        weights = self.selected(correlations(q, k) * self.temperature)
         project = self.scale * rearrange(self.project_out.weight, 'c (m i) 1 1 -> c m i', m=self.num_heads)
         out = v.flatten(2) @ einsum(project, weights, 'c m i, b m i j -> b m j c').flatten(1, 2)
         if self.project_out.bias is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from basicsr.archs.swinir_arch import SwinIR
 from torch import nn
 
+from segsr_arch.baselines.srformer_arch import SRFormer
 from segsr_model.checks.blocks import BOOL, LIST, TEXT, Block, is_whole, steps, whole
 from segsr_model.testing.metrics import needs_ground_truth
 
@@ -36,7 +37,7 @@ def contradictions(opt: Block, net: nn.Module | None) -> Iterator[str]:
             known = 'train, val, val_1, ... in training' if training else 'val, test, test_1, ... in a test'
             yield f'{dataset.where}: is no phase that BasicSR uses; there are {known}'
         yield from _loader(opt, dataset, phase == 'train')
-        yield from _patches(opt, dataset) if phase == 'train' else _without_effect(dataset)
+        yield from _patches(opt, dataset, net) if phase == 'train' else _without_effect(dataset)
         if dataset['io_backend'].get('type') == 'lmdb' and dataset.get('meta_info_file'):
             yield f'{dataset.path("meta_info_file")}: has no effect on an LMDB, of which BasicSR takes all images'
     yield from _ground_truth(opt)
@@ -71,8 +72,8 @@ def _recomputing(train: Block, net: nn.Module | None) -> Iterator[str]:
         return
     able = any(hasattr(module, 'use_checkpoint') for module in net.modules())
     if not able or isinstance(net, SwinIR):  # BasicSR's SwinIR has the option, but fails with it
-        yield (f'train:use_checkpoint: {type(net).__name__} cannot compute its blocks again; HAT and the SeGSR '
-               'networks can')
+        yield (f'train:use_checkpoint: {type(net).__name__} cannot compute its blocks again; HAT, SRFormer, '
+               'TTST and the SeGSR networks can')
 
 
 def _loader(opt: Block, dataset: Block, training: bool) -> Iterator[str]:
@@ -90,10 +91,12 @@ def _loader(opt: Block, dataset: Block, training: bool) -> Iterator[str]:
             yield f'{dataset.path("prefetch_mode")}: cuda needs a GPU, but num_gpu is 0'
 
 
-def _patches(opt: Block, dataset: Block) -> Iterator[str]:
+def _patches(opt: Block, dataset: Block, net: nn.Module | None) -> Iterator[str]:
     size, scale, window = dataset.get('gt_size', COUNT), opt.get('scale', COUNT), opt['network_g'].get('window_size')
     if not size or not scale:
         return
+    if isinstance(getattr(net, 'backbone', net), SRFormer):
+        window = None  # its authors' window of 22 divides no patch: the network pads
     where = dataset.path('gt_size')
     if size % scale:
         yield f'{where}: is {size}, must be a multiple of scale, {scale}'

@@ -104,7 +104,7 @@ def _built(cls: type, options: dict[str, Any]) -> nn.Module:
     """Without BasicSR's build_network: its logger must not be used before train.py has set it up."""
     try:
         return without_values(cls, options)
-    except RuntimeError as error:
+    except (RuntimeError, OptionError) as error:
         if 'meta' not in str(error):
             raise
         return cls(**options)  # one of BasicSR's others computes with values while it is built

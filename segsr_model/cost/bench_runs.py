@@ -19,6 +19,8 @@ from basicsr.models.base_model import BaseModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segsr_arch.baselines.srformer_arch import PermutedAttention
+from segsr_arch.baselines.ttst_arch import TopKAttention
 from segsr_arch.layers.checkpointing import without_recomputing
 from segsr_arch.layers.swin import OCAB, Mlp, WindowAttention
 from segsr_arch.lmm import LMM
@@ -37,7 +39,8 @@ from segsr_model.cost.profile_network import count_multiply_adds, plain_attentio
 from segsr_model.errors import in_memory
 from segsr_model.training.training_step import autocast
 
-PARTS = {SFEM: 'CLIP', SLM: 'SLM', LMM: 'LMM', WindowAttention: 'attention', OCAB: 'attention', Mlp: 'MLPs',
+PARTS = {SFEM: 'CLIP', SLM: 'SLM', LMM: 'LMM',
+         **dict.fromkeys((WindowAttention, OCAB, PermutedAttention, TopKAttention), 'attention'), Mlp: 'MLPs',
          nn.Conv2d: 'convolutions'}
 WHOLE = (SFEM, SLM, LMM)  # parts whose own convolutions and MLPs belong to them
 

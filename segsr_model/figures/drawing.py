@@ -27,6 +27,7 @@ WIDTH = 7.16  # inches, two columns of the IEEE's page
 GAP = 0.06  # inches between pictures
 LINE = 0.125  # inches per line of text
 FONT_SIZE = 7  # points
+DPI = 300
 LONGEST = 4  # times its shorter side is what a picture takes of a page at most; what is longer is made narrower
 TALLEST = 60  # inches of a page
 
@@ -88,7 +89,7 @@ class Page:
     def __init__(self, width: float, height: float):
         check_height(height)
         self.unshown: set[str] = set()
-        self.figure = Figure(figsize=(width, height), dpi=300)
+        self.figure = Figure(figsize=(width, height), dpi=DPI)
         self.renderer = FigureCanvasAgg(self.figure).get_renderer()  # needs no display
         self.width, self.height = width, height
 
@@ -103,7 +104,7 @@ class Page:
         An image that is longer than `tallness` allows is drawn in the middle of its place.
         """
         height, tall = width * tallness(values), values.shape[0] / values.shape[1]
-        drawn_width, drawn_height = max(min(width, height / tall), 0.01), max(min(height, width * tall), 0.01)
+        drawn_width, drawn_height = max(min(width, height / tall), 1 / DPI), max(min(height, width * tall), 1 / DPI)
         axes = self.axes(x + (width - drawn_width) / 2, y + (height - drawn_height) / 2, drawn_width, drawn_height)
         axes.imshow(values[..., ::-1] if values.ndim == 3 else values, aspect='auto', **options)
         axes.set_xticks([])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -152,7 +151,6 @@ def _super_resolve(model: SRModel, data: Mapping[str, Any]) -> torch.Tensor | No
         if not out_of_memory(error):
             raise
     model.output = None
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None

@@ -31,13 +31,20 @@ def autocast(device: torch.device, amp: str | bool | None) -> contextlib.Abstrac
 def prepare_network(net: nn.Module, train_opt: Mapping[str, Any]) -> None:
     """What ``use_checkpoint``, ``channels_last`` and ``compile`` of ``train:`` do to a network, in place."""
     if train_opt.get('use_checkpoint'):
-        for module in net.modules():
-            if hasattr(module, 'use_checkpoint'):
-                module.use_checkpoint = True
+        _recompute(net)
     if train_opt.get('channels_last'):
         net.to(memory_format=torch.channels_last)
     if train_opt.get('compile'):
         net.compile()
+
+
+def _recompute(module: nn.Module) -> None:
+    """Let a network compute its blocks again in backward: the outermost modules that can."""
+    if hasattr(module, 'use_checkpoint'):
+        module.use_checkpoint = True
+        return
+    for child in module.children():
+        _recompute(child)
 
 
 def build_optimizer(name: str, parameters: Sequence[nn.Parameter], options: Mapping[str, Any]) -> torch.optim.Optimizer:

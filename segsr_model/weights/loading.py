@@ -64,15 +64,16 @@ def match_weights(net: nn.Module, weights: dict[str, torch.Tensor], *,
     warm_start = isinstance(net, SeGSR) and not any(k.startswith(('backbone.', 'guidance.')) for k in weights)
     if warm_start:
         weights = {f'backbone.{k}': v for k, v in weights.items()}
-    own = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    own, saved = {**dict(net.named_parameters()), **dict(net.named_buffers())}, net.state_dict()
+    computed = {k for k in saved if k not in own and not k.endswith(EXTRA_STATE)}  # any value, or none, will do
     report = LoadReport(
-        loaded=[k for k, v in weights.items() if k in own and own[k].shape == v.shape],
-        new=[k for k in net.state_dict() if k not in weights and not k.endswith(EXTRA_STATE)],
-        unused=[k for k in weights if k not in own and not k.endswith(EXTRA_STATE)],
+        loaded=[k for k, v in weights.items() if k in computed or (k in own and own[k].shape == v.shape)],
+        new=[k for k in saved if k not in weights and k not in computed and not k.endswith(EXTRA_STATE)],
+        unused=[k for k in weights if k not in own and k not in computed and not k.endswith(EXTRA_STATE)],
         reshaped=[k for k, v in weights.items() if k in own and own[k].shape != v.shape],
         warm_start=warm_start)
-    expected = net.backbone.state_dict(prefix='backbone.') if warm_start else net.state_dict()
-    missing = [k for k in expected if k not in weights]  # the record of the CLIP tower included
+    expected = net.backbone.state_dict(prefix='backbone.') if warm_start else saved
+    missing = [k for k in expected if k not in weights and k not in computed]  # the record of the CLIP tower included
     if not report.loaded or (strict and (missing or report.unused or report.reshaped)):
         wrong = [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the network'
                  for k in report.reshaped]
@@ -86,7 +87,7 @@ def match_weights(net: nn.Module, weights: dict[str, torch.Tensor], *,
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], *, strict: bool = True) -> LoadReport:
     """Load ``weights`` into ``net``.
 
-    Weights without a ``backbone.`` prefix, of a stock HAT, EDSR or RCAN, warm-start the backbone of a guided network.
+    Weights without a ``backbone.`` prefix, of a stock HAT, EDSR, ..., warm-start the backbone of a guided network.
 
     Args:
         net: the network.

@@ -11,8 +11,10 @@ import segsr_arch
 from segsr_model.testing.inference import super_resolve
 from tests import ROOT
 
-HAT = {'img_size': 8, 'embed_dim': 8, 'depths': [2], 'num_heads': [2], 'window_size': 4, 'squeeze_factor': 1,
-       'mlp_ratio': 1, 'drop_path_rate': 0.0}
+SWIN = {'img_size': 8, 'embed_dim': 8, 'depths': [2], 'num_heads': [2], 'window_size': 4, 'mlp_ratio': 1,
+        'drop_path_rate': 0.0}
+HAT = {**SWIN, 'squeeze_factor': 1}
+GROUPS = {'depths': [1, 1], 'num_heads': [2, 2]}
 RGB = {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 8}
 EDSR = {**RGB, 'num_block': 2}
 RCAN = {**RGB, 'num_group': 2, 'num_block': 1, 'squeeze_factor': 1}
@@ -23,21 +25,28 @@ NETWORKS = {
     'Bicubic': {},
     'HAT': HAT,
     'HAT without convolutions': {**HAT, 'resi_connection': 'identity', 'qkv_bias': False, 'ape': True},
+    'HAUNet': {'width': 8, 'middle_blk_num': 1, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1]},
     'MFGHMoE': {**HAT, 'num_feat': 8, 'num_experts': 2},
     'MFGHMoE soft': {**HAT, 'num_feat': 8, 'num_experts': 4, 'soft_routing': True},
+    'SPT': {'embed_dim': 16, 'SPTB_num': 1, 'SPAL_num': 1},
+    'SRFormer': SWIN,
+    'TTST': SWIN,
     'SeGSR_EDSR': EDSR,
     'SeGSR_EDSR add': {**EDSR, 'guidance': 'add'},
     'SeGSR_EDSR feature': {**EDSR, 'guidance': 'feature'},
     'SeGSR_EDSR none': {**EDSR, 'guidance': 'none'},
-    'SeGSR_HAT': {**HAT, 'depths': [1, 1], 'num_heads': [2, 2]},
+    'SeGSR_HAT': {**HAT, **GROUPS},
     'SeGSR_RCAN': RCAN,
+    'SeGSR_SRFormer': {**SWIN, **GROUPS},
+    'SeGSR_SwinIR': {**SWIN, **GROUPS, 'upsampler': 'pixelshuffle'},
+    'SeGSR_TTST': {**SWIN, **GROUPS},
     'EDSR': EDSR,
     'MSRResNet': EDSR,
     'RCAN': RCAN,
     'RRDBNet': {**EDSR, 'num_grow_ch': 4},
-    'SwinIR': {'img_size': 8, 'embed_dim': 8, 'depths': [2], 'num_heads': [2], 'window_size': 4, 'mlp_ratio': 1,
-               'drop_path_rate': 0.0, 'upsampler': 'pixelshuffle'},
+    'SwinIR': {**SWIN, 'upsampler': 'pixelshuffle'},
 }
+SCALE_OPTION = {'HAUNet': 'up_scale', 'RRDBNet': 'scale'}  # the others': upscale
 SCALES = {'MSRResNet': (2, 3, 4), 'RRDBNet': (2, 4)}  # of BasicSR's that have fewer
 SIZES = [(1, 1), (7, 5), (8, 12)]
 # Compiling takes a second. Bicubic, whose matrices are made of fractions, has nothing to be trained.
@@ -51,7 +60,7 @@ def network(request, encoder):
     kind = request.param.split()[0]
 
     def make(upscale=2):
-        options = {'type': kind, 'scale' if kind == 'RRDBNet' else 'upscale': upscale, **NETWORKS[request.param]}
+        options = {'type': kind, SCALE_OPTION.get(kind, 'upscale'): upscale, **NETWORKS[request.param]}
         if kind.startswith('SeGSR_'):
             options |= {'num_units': 2, 'semantic': {'guidance': options.pop('guidance', 'map'), 'encoder': encoder()}}
         net = build_network(options).eval()

@@ -7,7 +7,7 @@ from segsr_arch.options import OptionError, SemanticOptions, parse
 from segsr_arch.segsr_arch import backbone_options as known_options
 
 WHERE = 'network_g:semantic'
-NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']
+NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN', 'SeGSR_SRFormer', 'SeGSR_SwinIR', 'SeGSR_TTST']
 
 
 def error_of(semantic):
@@ -93,7 +93,9 @@ def test_all_descriptors_off():
     ('SeGSR_HAT', 'window_sise', 'window_size'), ('SeGSR_HAT', 'num_feat', 'did you mean'),
     ('SeGSR_EDSR', 'num_blocks', 'num_block'), ('SeGSR_EDSR', 'zzz', 'there are num_units, upscale, num_in_ch'),
     ('SeGSR_RCAN', 'squeeze', 'squeeze_factor'), ('SeGSR_HAT', 'semantics', 'semantic'),
-    ('SeGSR_RCAN', 'numunits', 'num_units'), ('SeGSR_EDSR', 'scale', 'upscale')])
+    ('SeGSR_RCAN', 'numunits', 'num_units'), ('SeGSR_SwinIR', 'upsample', 'upsampler'),
+    ('SeGSR_TTST', 'conv_scal', 'conv_scale'), ('SeGSR_SRFormer', 'block', 'there are num_units, img_size'),
+    ('SeGSR_EDSR', 'scale', 'upscale')])
 def test_unknown_option_of_the_network(options, name, misspelt, near):
     with pytest.raises(OptionError) as caught:
         getattr(segsr_arch, name)(**options(name, **{misspelt: 3}))
@@ -103,7 +105,7 @@ def test_unknown_option_of_the_network(options, name, misspelt, near):
 
 @pytest.mark.parametrize('name, required', [('SeGSR_EDSR', ['num_in_ch', 'num_out_ch', 'num_units']),
                                             ('SeGSR_RCAN', ['num_in_ch', 'num_out_ch', 'num_units']),
-                                            ('SeGSR_HAT', ['num_units'])])
+                                            ('SeGSR_HAT', ['num_units']), ('SeGSR_SwinIR', ['num_units'])])
 def test_missing_option_of_the_network(options, name, required):
     for key in required:
         given = options(name)
@@ -117,7 +119,7 @@ def test_options_are_those_of_the_backbone_spelled_as_in_its_own_files(options, 
     known = known_options(getattr(segsr_arch, name).backbone_class)
     assert set(options(name)) - {'semantic'} <= set(known)
     assert {'num_units', 'upscale', 'img_range'} <= set(known)
-    assert not {'self', 'options', 'kwargs'} & set(known)
+    assert not {'self', 'options', 'kwargs', 'block', 'path', 'overlap_attn'} & set(known)
 
 
 @pytest.mark.parametrize('name', NAMES)

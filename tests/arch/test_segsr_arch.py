@@ -6,7 +6,8 @@ import torch
 import segsr_arch
 from tests.arch import formulas
 
-NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']
+NAMES = ['SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN']  # of the paper
+OTHERS = ['SeGSR_SRFormer', 'SeGSR_SwinIR', 'SeGSR_TTST']
 SIZES = [(1, 1), (7, 13), (12, 8)]
 
 
@@ -51,7 +52,7 @@ def test_whole_network_equals_the_papers_equations(build, tiny_clip, upscale, si
         torch.testing.assert_close(net(lr), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', NAMES + OTHERS)
 def test_padding_of_the_backbone_does_not_move_the_maps(build, name):
     """At a size that the backbone pads, the modulated pixels see the map that `guidance_maps` shows."""
     net, seen, lr = build(name), [], torch.rand(1, 3, 5, 7)
@@ -60,7 +61,7 @@ def test_padding_of_the_backbone_does_not_move_the_maps(build, name):
     with torch.no_grad():
         net(lr)
         maps = net.guidance_maps(lr)
-    padded = (8, 8) if name == 'SeGSR_HAT' else (5, 7)
+    padded = (5, 7) if name in ('SeGSR_EDSR', 'SeGSR_RCAN') else (8, 8)
     assert [tuple(m.shape) for m in seen] == [(1, 1, *padded)] * 2
     assert torch.equal(torch.cat(seen, dim=1)[..., :5, :7], maps)
 
@@ -109,7 +110,7 @@ def test_mixed_precision_stays_close(build, name, guidance):
     assert (mixed - full).abs().mean() < 0.05 * full.std()
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', NAMES + OTHERS)
 def test_mixed_precision_costs_less_than_a_hundredth_of_a_decibel(build, name):
     """As the networks start: their images have the range of real ones."""
     net, lr = build(name, fresh=True, upscale=4), torch.rand(2, 3, 16, 16)
@@ -123,7 +124,7 @@ def test_mixed_precision_costs_less_than_a_hundredth_of_a_decibel(build, name):
     assert abs(single - half) < 0.01
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', NAMES + OTHERS)
 def test_double_precision(build, name):
     """Dtype comes from the input: nothing inside is tied to float32."""
     net, lr = build(name), torch.rand(1, 3, 7, 9)
@@ -134,7 +135,7 @@ def test_double_precision(build, name):
     torch.testing.assert_close(double.float(), single, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', NAMES + OTHERS)
 def test_can_be_moved_to_another_device(build, name):
     """On the meta device any tensor left behind on the CPU is an error."""
     net = build(name).to('meta')
@@ -151,10 +152,11 @@ def test_network_of_the_papers_options(encoder):
         assert net.guidance_maps(torch.rand(1, 3, 20, 30)).shape == (1, 6, 20, 30)
 
 
-def test_checkpointing_in_a_guided_network(build):
+@pytest.mark.parametrize('name', ['SeGSR_HAT', 'SeGSR_SwinIR'])
+def test_checkpointing_in_a_guided_network(build, name):
     """``use_checkpoint`` of the backbone, with guidance between the units: same output, same gradients."""
-    net = build('SeGSR_HAT').train()
-    thrifty = build('SeGSR_HAT', use_checkpoint=True).train()
+    net = build(name).train()
+    thrifty = build(name, use_checkpoint=True).train()
     thrifty.load_state_dict(net.state_dict())
     lr, gradients = torch.rand(1, 3, 8, 8), []
     for model in (net, thrifty):

@@ -149,3 +149,18 @@ def test_a_wrong_option_ends_in_one_line_before_anything_is_written(row, write, 
         parse(monkeypatch, path, root=tmp_path)
     assert '\n' not in str(error.value) and str(error.value).startswith(str(path))
     assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize(('text', 'key', 'line'), [
+    ('name: a\ndatasets:\n  val: {name: x}\n  val: {name: y}\n', 'val', 4), ('a: 1\nb: 2\na: 1\n', 'a', 3),
+    ('metrics: {psnr: 1, "psnr": 2}', 'psnr', 1)])
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text, key, line):
+    """YAML's readers take the last one; the first data set would be gone without a word."""
+    (tmp_path / 'twice.yml').write_text(text)
+    with pytest.raises(ValueError, match=rf"twice\.yml' is not .* file: '{key}' is there twice, in line {line} again"):
+        read_options(tmp_path / 'twice.yml')
+
+
+def test_keys_of_different_blocks_may_be_the_same(tmp_path):
+    (tmp_path / 'once.yml').write_text('base: &base {a: 1}\nx: {<<: *base, b: 1}\ny: {<<: *base, a: 2, 1: 3, "1": 4}\n')
+    assert read_options(tmp_path / 'once.yml')['y'] == {'a': 2, 1: 3, '1': 4}

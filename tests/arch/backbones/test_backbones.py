@@ -1,22 +1,38 @@
 """Backbones: the stock networks, cut into units."""
 
+import itertools
+
 import basicsr.archs.edsr_arch
 import basicsr.archs.rcan_arch
+import basicsr.archs.swinir_arch
 import pytest
 import torch
 
 import segsr_arch
-from segsr_arch.backbones import EDSRBackbone, HATBackbone, RCANBackbone
+from segsr_arch.backbones import (
+    EDSRBackbone,
+    HATBackbone,
+    RCANBackbone,
+    SRFormerBackbone,
+    SwinIRBackbone,
+    TTSTBackbone,
+)
 from segsr_arch.backbones.units import split_units
 from segsr_arch.options import OptionError
+from segsr_model.testing.inference import super_resolve
+from tests.arch.baselines.golden import golden as golden_vectors
 
 STOCK = {'SeGSR_HAT': segsr_arch.HAT, 'SeGSR_EDSR': basicsr.archs.edsr_arch.EDSR,
-         'SeGSR_RCAN': basicsr.archs.rcan_arch.RCAN}
-ADAPTERS = {'SeGSR_HAT': HATBackbone, 'SeGSR_EDSR': EDSRBackbone, 'SeGSR_RCAN': RCANBackbone}
+         'SeGSR_RCAN': basicsr.archs.rcan_arch.RCAN, 'SeGSR_SRFormer': segsr_arch.SRFormer,
+         'SeGSR_SwinIR': basicsr.archs.swinir_arch.SwinIR, 'SeGSR_TTST': segsr_arch.TTST}
+ADAPTERS = {'SeGSR_HAT': HATBackbone, 'SeGSR_EDSR': EDSRBackbone, 'SeGSR_RCAN': RCANBackbone,
+            'SeGSR_SRFormer': SRFormerBackbone, 'SeGSR_SwinIR': SwinIRBackbone, 'SeGSR_TTST': TTSTBackbone}
+OTHERS = ['SeGSR_SRFormer', 'SeGSR_SwinIR', 'SeGSR_TTST']  # that the paper does not guide
 # Table VII: the paper's blocks or groups, and the numbers of units they are cut into
 TABLE_VII = [('SeGSR_EDSR', {'num_block': 32}, 'residual blocks', 32, [2, 4, 8]),
              ('SeGSR_RCAN', {'num_group': 10}, 'residual groups', 10, [2, 5, 10]),
              ('SeGSR_HAT', {'depths': [1] * 6, 'num_heads': [2] * 6}, 'groups', 6, [2, 3, 6])]
+GROUPS = [(name, {'depths': [1] * 4, 'num_heads': [2] * 4}, 'groups', 4, [2, 4]) for name in OTHERS]
 
 
 @pytest.fixture(params=list(STOCK))
@@ -33,10 +49,11 @@ def stock_network(name, **options):
     return net
 
 
-@pytest.mark.parametrize('upscale', [2, 3, 4, 8])
-@pytest.mark.parametrize('num_units', [1, 2])
+@pytest.mark.parametrize(('name', 'upscale', 'num_units'), [
+    *itertools.product(('SeGSR_HAT', 'SeGSR_EDSR', 'SeGSR_RCAN'), (2, 3, 4, 8), (1, 2)),
+    *((name, *case) for name in OTHERS for case in ((2, 1), (3, 2), (4, 2)))])
 def test_without_guidance_it_is_the_stock_network(options, backbone_options, name, upscale, num_units):
-    """A13: with the same weights, to the last bit."""
+    """A13: with the same weights, to the last bit; where the stock network must be padded, with its own padding."""
     stock = stock_network(name, **backbone_options(name, upscale=upscale))
     net = getattr(segsr_arch, name)(
         **options(name, guidance='none', upscale=upscale, num_units=num_units)).eval()
@@ -44,7 +61,7 @@ def test_without_guidance_it_is_the_stock_network(options, backbone_options, nam
     for size in [(8, 12), (7, 5), (1, 1)]:
         lr = torch.rand(2, 3, *size)
         with torch.no_grad():
-            assert torch.equal(net(lr), stock(lr))
+            assert torch.equal(net(lr), super_resolve(stock, lr))
 
 
 def test_adapter_adds_nothing_to_the_state_dict(backbone_options, name):
@@ -54,7 +71,7 @@ def test_adapter_adds_nothing_to_the_state_dict(backbone_options, name):
     assert {k: v.shape for k, v in adapter.state_dict().items()} == {k: v.shape for k, v in stock.state_dict().items()}
 
 
-@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII)
+@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII + GROUPS)
 def test_every_number_of_units_of_table_vii(backbone_options, name, changes, blocks, count, choices):
     """A17: each a run of blocks; in a row they equal the stock network."""
     stock = stock_network(name, **backbone_options(name, upscale=2, **changes))
@@ -73,7 +90,7 @@ def test_every_number_of_units_of_table_vii(backbone_options, name, changes, blo
             assert torch.equal(net.tail(feat, skip), expected)
 
 
-@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII)
+@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII + GROUPS)
 def test_every_row_of_table_vii_is_guided(build, name, changes, blocks, count, choices):
     """A17: from options alone, with a map for each unit."""
     lr = torch.rand(1, 3, 8, 8)
@@ -85,7 +102,7 @@ def test_every_row_of_table_vii_is_guided(build, name, changes, blocks, count, c
             assert net.guidance_maps(lr).shape == (1, num_units, 8, 8)
 
 
-@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII)
+@pytest.mark.parametrize('name, changes, blocks, count, choices', TABLE_VII + GROUPS)
 def test_units_that_do_not_divide(options, name, changes, blocks, count, choices):
     with pytest.raises(OptionError) as caught:
         getattr(segsr_arch, name)(**options(name, guidance='none', num_units=7, **changes))
@@ -109,8 +126,9 @@ def test_split(count, num_units, expected):
 def test_what_a_backbone_says_of_itself(backbone_options, name):
     net = ADAPTERS[name](num_units=2, **backbone_options(name, upscale=8))
     assert net.upscale == 8
-    assert net.num_feat == (12 if name == 'SeGSR_HAT' else 8)
-    assert net.multiple_of == (4 if name == 'SeGSR_HAT' else 1)
+    windowed = name not in ('SeGSR_EDSR', 'SeGSR_RCAN')
+    assert net.num_feat == (12 if windowed else 8)
+    assert net.multiple_of == (4 if windowed else 1)
 
 
 def test_features_between_units_are_those_of_the_official_groups(golden):
@@ -124,3 +142,29 @@ def test_features_between_units_are_those_of_the_official_groups(golden):
             feat = net.unit(i, feat)
             torch.testing.assert_close(feat.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(net.tail(feat, skip), case['outputs'][0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(('name', 'files'), [('SeGSR_SRFormer', 'srformer'), ('SeGSR_TTST', 'ttst')])
+def test_features_between_units_are_those_of_the_official_groups_of_hats_kin(name, files):
+    case = golden_vectors(files)['cases'][0]
+    net = ADAPTERS[name](num_units=2, **case['config']).eval()
+    net.load_state_dict(case['state_dict'])
+    with torch.no_grad():
+        feat = skip = net.head(case['inputs'][0])
+        for i in range(2):
+            feat = net.unit(i, feat)
+            expected = case['intermediates'][0][f'layers.{i}']
+            torch.testing.assert_close(feat.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(net.tail(feat, skip), case['outputs'][0], rtol=0, atol=1e-5)
+
+
+def test_the_lightweight_swinir_is_guided_and_others_are_refused(backbone_options):
+    options = backbone_options('SeGSR_SwinIR', upscale=3, upsampler='pixelshuffledirect', ape=True)
+    stock, lr = stock_network('SeGSR_SwinIR', **options), torch.rand(1, 3, 8, 8)
+    net = SwinIRBackbone(num_units=1, **options).eval()
+    net.load_state_dict(stock.state_dict())
+    with torch.no_grad():
+        feat = net.head(lr)
+        assert torch.equal(net.tail(net.unit(0, feat), feat), stock(lr))
+    with pytest.raises(OptionError, match=r"upsampler: is 'nearest\+conv', must be pixelshuffle or pixelshuffledirect"):
+        SwinIRBackbone(num_units=1, **{**options, 'upsampler': 'nearest+conv'})

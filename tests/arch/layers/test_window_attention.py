@@ -131,6 +131,28 @@ def test_windows_are_those_of_the_plain_network_in_order_of_their_kinds(rows, co
     assert_same_gradients(joined, image * windows.join(weights, image), [image])
 
 
+@pytest.mark.parametrize(('side', 'shift'), [(4, 0), (4, 2), (6, 3)])
+def test_windows_of_cells(side, shift):
+    """Pixels come cell by cell; a key is a cell, and one that straddles the image's end counts as wrapped around."""
+    image = torch.rand(1, 2 * side, 3 * side, 3)
+    windows, plain = windows_of(image, side, shift, 2), windows_of(image, side, shift)
+    assert windows.counts == plain.counts and torch.equal(windows.join(windows.cut(image), image), image)
+    order = [(y + dy) * side + x + dx for y in range(0, side, 2) for x in range(0, side, 2)
+             for dy in (0, 1) for dx in (0, 1)]
+    assert torch.equal(windows.cut(image), plain.cut(image)[:, order])
+    if not shift:
+        assert windows.mask is None
+        return
+    assert windows.mask.shape == (4, 1, side**2, side**2 // 4)
+    for kind, (rows, columns) in enumerate([(False, False), (False, True), (True, False), (True, True)]):
+        for query, pixel in enumerate(order):
+            for key in range(side**2 // 4):
+                place, cell = divmod(pixel, side), divmod(key, side // 2)
+                torn = [last and (place[i] >= side - shift) != (2 * cell[i] + 1 >= side - shift)
+                        for i, last in enumerate((rows, columns))]
+                assert windows.mask[kind, 0, query, key] == (-100 if any(torn) else 0)
+
+
 def test_windows_are_counted_row_by_row():
     image = torch.arange(8 * 12).float().view(1, 8, 12, 1)
     assert plain_network.windows_of(image, 4)[4, :, 0].min() == 4 * 12 + 4  # second row, second column

@@ -504,7 +504,7 @@ def test_use_checkpoint_is_refused_where_it_does_nothing(written, network, able)
     found = [line for line in problems_of(changed(written, {'network_g': network, 'train:use_checkpoint': True}))
              if 'use_checkpoint' in line]
     assert found == [] if able else found == [f'train:use_checkpoint: {network["type"]} cannot compute its blocks '
-                                              'again; HAT and the SeGSR networks can']
+                                              'again; HAT, SRFormer, TTST and the SeGSR networks can']
 
 
 def test_what_basicsr_stumbles_over_is_reported_like_the_rest(written, tmp_path, monkeypatch):

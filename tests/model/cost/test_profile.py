@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from segsr_arch.layers import swin
@@ -48,6 +49,17 @@ def test_multiply_adds_of_hats_attention_are_those_of_heads_without_the_zeros_th
     attention.forward = functools.partial(attention.forward, index=index, windows=windows_of(image, 4, 2))
     assert count_multiply_adds(attention, image) == pixels * (4 * 12 * 12 + 2 * 16 * 12)
     assert to_heads(attention.qkv, torch.rand(5, 12), 2).shape[-1] == width
+
+
+@pytest.mark.parametrize(('name', 'parameters', 'multiply_adds'), [
+    ('TTST', 18_366_555, 85.01 - 3.15),  # four products with the values are one, which project_out has to make anyway
+    ('SRFormer', 10_524_495, 53.96)])
+def test_networks_of_the_papers_size_cost_what_their_authors_networks_cost(name, parameters, multiply_adds):
+    with torch.device('meta'):
+        net = ARCH_REGISTRY.get(name)(upscale=4).eval()
+        counted = count_multiply_adds(net, torch.rand(1, 3, 64, 64))
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    assert round(counted / 1e9, 2) == pytest.approx(multiply_adds, abs=0.011)
 
 
 @pytest.mark.parametrize('rank', [0, 4])

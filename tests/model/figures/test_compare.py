@@ -10,6 +10,7 @@ from basicsr.utils import img2tensor, tensor2img
 
 from segsr_arch.layers.resize import imresize
 from segsr_model.cli import main
+from segsr_model.errors import CommandError
 from segsr_model.figures.compare import draw, read_scene
 from segsr_model.figures.compare_results import Results
 from segsr_model.figures.drawing import read_image
@@ -111,6 +112,7 @@ def test_the_right_image_is_found_among_similar_names(results):
     (['--hr', 'HR/none.png'], 'there are 2 --hr and 1 --crop'),
     (['--crop', '50', '0', '20', '20'], 'there are 1 --hr and 2 --crop'),
     (['--labels', 'a'], 'there are 2 results folders and 1 labels'),
+    (['--labels', 'a', 'a'], 'two of the labels are the same: a, a'),
     (['--results', 'D'], "there is no results folder 'D'"),
     (['--results', 'empty'], "no SR image of 'meadow00' among the 0 images of empty"),
     (['--results', 'foreign'], 'such as airport_1_foreign.png: results of another dataset?'),
@@ -149,3 +151,69 @@ def test_a_crop_outside_the_image_is_refused(crop, results, pairs, capsys):
     assert main(['compare', *arguments, '--out', str(results / 'fig.png')]) == 2
     assert f'--crop {" ".join(map(str, crop))} is not inside' in capsys.readouterr().err
     assert not (results / 'fig.png').exists()
+
+
+def test_folders_of_one_name_are_called_by_their_paths(results, pairs, monkeypatch):
+    monkeypatch.chdir(results)
+    (results / 'old').mkdir()
+    (results / 'A').rename(results / 'old' / 'C')
+    drawn = []
+    monkeypatch.setattr('segsr_model.figures.compare.write_pictures', lambda page, paths: drawn.append(page))
+    assert main(['compare', '--hr', str(pairs / 'HR' / 'meadow00.png'), '--crop', '0', '0', '16', '16', '--scale', '4',
+                 '--results', 'old/C', 'C', '--out', 'x.png']) == 0
+    texts = [text.get_text() for text in drawn[0].figure.texts]
+    assert 'old/C' in texts and 'C' in texts
+
+
+def test_values_that_a_test_has_not_are_not_compared(results, pairs):
+    file = results / 'B' / 'scores_pairs.json'
+    content = json.loads(file.read_text())
+    content['images']['meadow00'] = {'psnr': None, 'ssim': None}
+    file.write_text(json.dumps(content))
+    hr = read_image(pairs / 'HR' / 'meadow00.png')
+    assert Results(results / 'B').read('meadow00', hr).shape == (64, 64, 3)
+
+
+def test_an_image_that_is_hr_itself_has_no_psnr(results, pairs):
+    hr = read_image(pairs / 'HR' / 'meadow00.png')
+    cv2.imwrite(str(results / 'C' / 'meadow00.png'), hr)
+    methods = [('same', Results(results / 'C')), ('A', Results(results / 'A'))]
+    scene = read_scene(str(pairs / 'HR' / 'meadow00.png'), (0, 0, 8, 8), None, methods, 4)
+    texts = [text.get_text() for text in draw([scene]).figure.texts]
+    assert texts[texts.index('same') + 1] == '-'
+    assert [text.get_text() for text in draw([scene]).figure.texts if text.get_fontweight() == 'bold'] == [
+        f'{scene.scores()[1]:.2f}']
+
+
+@pytest.mark.parametrize(('height', 'width', 'crop'), [
+    (600, 12, (0, 0, 2, 400)), (12, 600, (0, 0, 500, 2)), (12, 600, (0, 0, 2, 12)), (600, 12, (0, 0, 12, 4))])
+def test_extreme_shapes_stay_on_a_page(results, height, width, crop):
+    hr = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    for name in ('strip.png', 'C/strip.png'):
+        cv2.imwrite(str(results / name), hr)
+    for count in (1, 4):
+        methods = [(str(i), Results(results / 'C')) for i in range(count)]
+        page = draw([read_scene(str(results / 'strip.png'), crop, None, methods, 4)])
+        boxes = [axes.get_position() for axes in page.figure.axes]
+        assert 0.2 < page.height < 20
+        assert all(0 <= box.x0 < box.x1 <= 1 + 1e-9 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+        assert all(not a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_more_results_than_fit_beside_an_image_are_one_line(results, pairs):
+    methods = [(str(i), Results(results / 'C')) for i in range(200)]
+    scene = read_scene(str(pairs / 'HR' / 'meadow00.png'), (0, 0, 8, 8), None, methods[:1], 4)
+    scene.panels *= 200
+    with pytest.raises(CommandError, match="the 201 crops of 'meadow00' do not fit beside it; compare fewer results"):
+        draw([scene])
+
+
+def test_an_image_too_large_for_the_memory_is_named(results, pairs, monkeypatch, capsys):
+    def lack(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr('segsr_model.figures.compare.read_scene', lack)
+    path = str(pairs / 'HR' / 'meadow00.png')
+    assert main(['compare', '--hr', path, '--crop', '0', '0', '8', '8', '--results', str(results / 'B'),
+                 '--out', str(results / 'x.png')]) == 2
+    assert f"'{path}', with its results, does not fit into memory; compare a part" in capsys.readouterr().err

@@ -3,12 +3,17 @@
 import re
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_psnr, calculate_ssim
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from PIL import Image
 
 from segsr_model.errors import CommandError
-from segsr_model.figures.drawing import Page, compare_y, read_image
+from segsr_model.figures.drawing import Page, compare_y, fonts_for, read_image, tallness, write_pictures
 from segsr_model.files import check_output, write_output
 
 
@@ -87,3 +92,90 @@ def test_pdfs_embed_their_fonts_and_are_reproducible(tmp_path):
     content = (tmp_path / 'a.pdf').read_bytes()
     assert content.startswith(b'%PDF') and content == (tmp_path / 'b.pdf').read_bytes()
     assert re.search(rb'/FontFile2', content) and not re.search(rb'/Subtype /Type3', content)
+
+
+@pytest.mark.parametrize(('height', 'width'), [(600, 4), (4, 600), (1, 20000), (20000, 1), (64, 64), (40, 10)])
+def test_an_image_of_any_shape_has_a_place_of_moderate_shape(height, width):
+    page = Page(2, 9)
+    image = np.full((height, width, 3), 200, np.uint8)
+    box = page.picture(image, 0.5, 0.25, 1).get_position()
+    left, right, top, bottom = (2 * box.x0, 2 * box.x1, 9 * (1 - box.y1), 9 * (1 - box.y0))
+    tall = min(max(height / width, 0.25), 4)
+    assert tallness(image) == tall
+    assert 0.499 <= left < right <= 1.501 and 0.249 <= top < bottom <= 0.251 + tall
+    assert (left + right) / 2 == pytest.approx(1) and (top + bottom) / 2 == pytest.approx(0.25 + tall / 2)
+    if min(height, width) > 1:  # nor is it distorted, unless it would be thinner than can be seen
+        assert (bottom - top) / (right - left) == pytest.approx(height / width)
+
+
+def test_a_page_that_is_too_tall_is_one_line():
+    with pytest.raises(CommandError, match='^the picture would be 61 inches tall, at most 60 are possible; draw fewer'):
+        Page(7, 61)
+
+
+def ink(page, path):
+    """Where a page is not white."""
+    page.save(str(path))
+    with Image.open(path) as image:
+        return np.array(image.convert('L')) < 255
+
+
+def test_a_text_of_the_user_is_no_formula(tmp_path):
+    drawn = {}
+    for name, text, math in (('user', 'cost $x_1$ and $\\foo$', False), ('ours', '$x_1$', True)):
+        page = Page(3, 0.5)
+        page.text(text, 1.5, 0.1, 3, math=math)
+        drawn[name] = page.figure.texts[0], ink(page, tmp_path / f'{name}.png')
+    assert drawn['user'][0].get_text() == 'cost $x_1$ and $\\foo$' and not drawn['user'][0].get_parse_math()
+    wide = [np.ptp(np.argwhere(drawn[name][1])[:, 1]) for name in ('user', 'ours')]
+    assert wide[0] > 5 * wide[1]  # each of its characters is there, and x_1 alone in ours
+
+
+@pytest.fixture
+def font(tmp_path):
+    """A font of the system that has one Chinese character, a square."""
+    builder, pen = FontBuilder(1000, isTTF=True), TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    builder.setupGlyphOrder(['.notdef', 'square'])
+    builder.setupCharacterMap({ord('名'): 'square'})
+    builder.setupGlyf({'.notdef': TTGlyphPen(None).glyph(), 'square': pen.glyph()})
+    builder.setupHorizontalMetrics({'.notdef': (500, 0), 'square': (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({'familyName': 'Square', 'styleName': 'Regular'})
+    builder.setupOS2(sTypoAscender=900, sTypoDescender=-100)
+    builder.setupPost()
+    builder.save(tmp_path / 'square.ttf')
+    before = font_manager.fontManager.ttflist[:]
+    fonts_for.cache_clear()
+    font_manager.fontManager.addfont(tmp_path / 'square.ttf')
+    yield 'Square'
+    font_manager.fontManager.ttflist[:] = before
+    fonts_for.cache_clear()
+
+
+def test_fonts_are_looked_for_where_the_usual_one_lacks_a_character(font, tmp_path, recwarn):
+    assert fonts_for('HAT') == (list(matplotlib.rcParams['font.family']), set())
+    families, unshown = fonts_for('名HAT')
+    assert families[-1] == font and unshown == set()
+    page = Page(1, 0.5)
+    page.text('名', 0.5, 0.3, 1, fontsize=20)
+    shape = np.argwhere(ink(page, tmp_path / 'page.png'))
+    height, width = np.ptp(shape, axis=0) + 1
+    assert height == pytest.approx(20 / 72 * 300 * 0.9, abs=3) and width == pytest.approx(height, abs=2)
+    write_output(str(tmp_path / 'page.pdf'), page.save)
+    assert page.unshown == set() and not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
+
+
+def test_characters_that_no_font_has_are_one_warning(font, tmp_path, recwarn, capsys):
+    fonts = font_manager.fontManager.ttflist
+    fonts[:] = [each for each in fonts if each.name in (font, 'DejaVu Sans', 'Last Resort High-Efficiency')]
+    page = Page(2, 1)
+    for text in ('前名 lake', '湖前', 'plain'):
+        page.text(text, 1, 0.2, 2)
+    write_pictures(page, [str(tmp_path / 'page.png'), str(tmp_path / 'page.pdf')])
+    assert capsys.readouterr().err == ('warning: no font here has 前湖, boxes stand for them; install one that has '
+                                       'them, such as Noto Sans CJK\n')
+    assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]

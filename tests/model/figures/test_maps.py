@@ -172,3 +172,30 @@ def test_networks_without_maps_are_named(change, message, network, pairs, tmp_pa
                  '--out', str(tmp_path / 'maps.png')]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'maps.png').exists()
+
+
+@pytest.mark.parametrize('size', [(600, 4), (4, 600)])
+def test_extreme_shapes_stay_on_a_page(trained, size, tmp_path):
+    cv2.imwrite(str(tmp_path / 'strip.png'), np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    strip, out = str(tmp_path / 'strip.png'), str(tmp_path / 'o.png')
+    assert main(['maps', '-opt', trained[1], '--lr', strip, '--out', out]) == 0
+    height, width = cv2.imread(out).shape[:2]
+    assert width == 2148 and height < 3000
+
+
+def test_too_many_images_are_refused_before_the_network_runs(trained, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('segsr_model.figures.maps.look', None)
+    assert main(['maps', '-opt', trained[1], '--lr', *[str(pairs / 'LR' / 'meadow00.png')] * 40,
+                 '--out', str(tmp_path / 'o.png')]) == 2
+    assert 'inches tall, at most 60 are possible; draw fewer images at a time' in capsys.readouterr().err
+
+
+def test_an_image_too_large_for_the_memory_is_named(trained, pairs, tmp_path, monkeypatch, capsys):
+    def lack(self, lr):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(type(trained[0]), 'forward', lack)
+    path = pairs / 'LR' / 'meadow00.png'
+    assert main(['maps', '-opt', trained[1], '--lr', str(path), '--out', str(tmp_path / 'o.png')]) == 2
+    assert capsys.readouterr().err == (
+        f"segsr maps: error: '{path}' (16 x 16) does not fit into memory; cut it into smaller images\n")

@@ -98,7 +98,7 @@ def test_ours_the_papers_and_the_difference(tested, report):
     assert number(tables, 'IV', '1', 'x4', 'SSIM', 'run') == 'HAT_UCMerced_x4'
     assert number(tables, 'I', 'HAT', 'x2', 'PSNR', 'status') == 'not run'
     assert number(tables, 'IV', '2', 'x4', 'SSIM', 'status') == 'not run'
-    assert number(tables, 'I', 'SRFormer', 'x4', 'PSNR', 'status') == ''  # no option file of ours
+    assert number(tables, 'I', 'MFG-HMoE', 'x4', 'PSNR', 'status') == ''  # no option file of ours
     assert number(tables, 'I', 'Bicubic', 'x4', 'PSNR', 'paper') == ''
     line = next(line for line in text.splitlines() if line.startswith('| HAT |'))
     assert [cell.strip() for cell in line.split('|')[1:-1]] == [
@@ -183,7 +183,7 @@ def test_the_same_tables_for_another_test_set(tested, report):
     assert code == 0 and set(tables) == {'I', 'III'} and '## Table I. Its rows on sample_test' in text
     assert number(tables, 'I', 'HAT', 'x4', 'PSNR') == '25.0000'
     assert number(tables, 'I', 'SeG-SR', 'x4', 'PSNR', 'status') == 'not run'
-    assert not any(line['paper'] for table in tables.values() for line in table) and 'SRFormer' not in text
+    assert not any(line['paper'] for table in tables.values() for line in table) and 'MFG-HMoE' not in text
     assert [line['row'] for line in tables['III'] if (line['column'], line['metric']) == ('HAT', 'PSNR')] == [
         'meadow', 'woodland', 'Average']
     code, output, *_ = report('--dataset', 'AID_test')
@@ -281,3 +281,44 @@ def test_a_report_of_someone_elses_is_not_overwritten(tested, report, tmp_path):
     assert report()[0] == report()[0] == 0
     code, output, *_ = report('--out', tmp_path / 'results' / 'HAT' / 'scores_UCMerced_test.json')
     assert code == 2 and 'is a file; name a folder' in output
+
+
+def test_values_that_are_missing_are_counted(tested, report):
+    tested('HAT', ['I HAT', 'III HAT'], {'beach01': (30.0, float('nan')), 'beach02': (29.0, 0.8),
+                                         'river01': (float('inf'), float('nan'))})
+    tested('RCAN', ['I RCAN'], {'beach01': (28.0, float('nan')), 'beach02': (28.0, None), 'river01': (28.0, None)})
+    code, output, text, tables = report()
+    assert code == 0
+    assert [number(tables, 'I', 'HAT', 'x4', metric) for metric in ('PSNR', 'SSIM')] == ['29.5000', '0.8000']
+    for said in ('HAT x4: PSNR of 2 images, not of all 3', 'HAT x4: SSIM of 1 images, not of all 3',
+                 'RCAN x4: SSIM of 0 images, not of all 3'):
+        assert f'warning: {said}' in output and f'**Warning.** {said}' in text
+    assert number(tables, 'I', 'RCAN', 'x4', 'SSIM', 'status') == 'no value'
+    assert number(tables, 'I', 'RCAN', 'x4', 'SSIM', 'difference') == number(tables, 'I', 'RCAN', 'x4', 'SSIM') == ''
+    assert number(tables, 'III', 'river', 'HAT', 'SSIM', 'status') == 'no value'
+    assert number(tables, 'III', 'harbor', 'HAT', 'SSIM', 'status') == ''  # was not tested
+    assert 'nan' not in text and 'inf' not in text
+
+
+def test_texts_of_users_are_no_markup(tested, report, tmp_path):
+    name = r'my_*net* $5 | {x} \input{y} 50% #1 <b> ~^ 名前'
+    tested('own', [f'I new {name}'], {'beach01': (30.0, 0.80)}, dataset='set_$1', versions={'torch': '2\n\\input{z}'})
+    code, output, text, tables = report('--dataset', 'set_$1')
+    assert code == 0 and number(tables, 'I', name, 'x4', 'PSNR') == '30.0000'
+    assert r'| my\_\*net\* \$5 \| {x} \\input{y} 50% #1 \<b\> \~^ 名前 |' in text
+    assert r'## Table I. Its rows on set\_\$1' in text
+    latex = (tmp_path / 'report' / 'table_I.tex').read_text(encoding='utf-8')
+    row = next(line for line in latex.splitlines() if line.startswith(r'my'))
+    assert row.startswith(r'my\_*net* \$5 \textbar{} \{x\} \textbackslash{}input\{y\} 50\% \#1 \textless{}b'
+                          r'\textgreater{} \textasciitilde{}\textasciicircum{} 名前 & not run')
+    assert r'\caption{Its rows on set\_\$1}' in latex
+    for line in latex.splitlines():  # none of a file's texts becomes a line of its own
+        assert 'input{z}' not in line or line.startswith('% Versions: torch 2')
+    assert latex.startswith('% Has characters that pdflatex lacks')
+
+
+def test_a_table_without_foreign_characters_says_nothing_of_them(tested, report, tmp_path):
+    tested('HAT', ['I HAT', 'VI 5'], {'beach01': (30.0, 0.80)})
+    report()
+    assert '% Has characters' not in (tmp_path / 'report' / 'table_I.tex').read_text(encoding='utf-8')
+    assert r'ID & $p_i$ & $p_g$ & $I_g$ &' in (tmp_path / 'report' / 'table_VI.tex').read_text(encoding='utf-8')

@@ -16,6 +16,10 @@ STOCK = {
     'RCAN': {'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 16, 'num_group': 2, 'num_block': 2, 'squeeze_factor': 4},
     'HAT': {'embed_dim': 24, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8,
             'squeeze_factor': 4},
+    'SRFormer': {'embed_dim': 24, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8},
+    'SwinIR': {'embed_dim': 24, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8,
+               'upsampler': 'pixelshuffle'},
+    'TTST': {'embed_dim': 24, 'depths': [2, 2], 'num_heads': [2, 2], 'window_size': 4, 'img_size': 8},
 }
 
 
@@ -38,6 +42,20 @@ def test_a_stock_checkpoint_warm_starts_the_backbone(name, layout, network, tmp_
     for k, v in stock.state_dict().items():
         assert torch.equal(net.backbone.state_dict()[k], v)
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize('dropped', [True, False])
+def test_what_a_network_computes_by_itself_need_not_be_in_the_file_nor_fit(network, dropped):
+    """SRFormer's masks, whose size follows from ``img_size``."""
+    stock = build_network({'type': 'SRFormer', 'upscale': 4, **STOCK['SRFormer'], 'img_size': 32})
+    weights = {k: v for k, v in stock.state_dict().items() if not (dropped and k.endswith('attn_mask'))}
+    net = build_network({'type': 'SeGSR_SRFormer', 'upscale': 4, 'num_units': 2, 'semantic': network['semantic'],
+                         **STOCK['SRFormer']})
+    for target in (net, net.backbone):
+        report = load_weights(target, weights)
+        assert not report.unused and not report.reshaped and len(report.loaded) == len(weights)
+        assert not [name for name in report.new if not name.startswith('guidance.')]
+    assert torch.equal(net.backbone.conv_last.weight, stock.conv_last.weight)
 
 
 def test_the_warm_start_is_logged_and_reaches_the_ema_network(options, tmp_path, log):
