@@ -41,6 +41,8 @@ from basicsr.archs import build_network
 from basicsr.utils import options as basicsr_options
 from open_clip.model import _build_vision_tower
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from safetensors.torch import save as save_safetensors
 
 from segsr_arch.clip.clip_tower import load_tower
@@ -50,6 +52,8 @@ from segsr_model.cli import main
 from segsr_model.option_files import compose
 from segsr_model.weights.loading import load_weights
 from segsr_model.weights.reading import read_weights
+from segsr_model.weights.release import KEY, load_release
+from segsr_model.weights.resolve import load_any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -201,6 +205,19 @@ def weights(path: Path, work: Path) -> str:
     return refusal(lambda: load_weights(net, read_weights(path)[0]))
 
 
+def release(path: Path, work: Path) -> str:
+    return refusal(lambda: load_release(path))
+
+
+def metadata(path: Path, work: Path) -> str:
+    save_file(load_file(Context.release), work / 'in.safetensors', {KEY: path.read_text()})
+    return release(work / 'in.safetensors', work)
+
+
+def published(path: Path, work: Path) -> str:
+    return refusal(lambda: load_any(path))
+
+
 def state(path: Path, work: Path) -> str:
     opt = {'auto_resume': False, 'network_g': {},
            'path': {'resume_state': str(path), 'models': str(work), 'ignore_resume_networks': ['network_g']}}
@@ -271,6 +288,7 @@ class Context:
 
     net: torch.nn.Module
     config: Path
+    release: Path
     prepared: Path
     options: dict
 
@@ -327,6 +345,14 @@ def make_seeds(folder: Path) -> dict[str, tuple[str, bytes | dict, Callable[[Pat
     semantic = {'encoder': {'model': str(Context.config), 'pretrained': str(folder / 'clip.pt'), 'lora_rank': 2}}
     Context.net = build_network({**NETWORK, 'semantic': semantic})
     params = {'params': Context.net.state_dict(), 'iterations': 5}
+    torch.save(params, folder / 'net.pth')
+    (folder / 'net.yml').write_text(yaml.safe_dump({'network_g': {**NETWORK, 'semantic': semantic}}))
+    Context.release = folder / 'net.safetensors'
+    command('export', '-opt', folder / 'net.yml', '--checkpoint', folder / 'net.pth', '--out', Context.release)
+    with safe_open(Context.release, 'pt') as file:
+        described = json.loads(file.metadata()[KEY])
+    stock = build_network({'type': 'RCAN', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_group': 1,
+                           'num_block': 1, 'squeeze_factor': 2})
     adam = torch.optim.Adam([p for p in Context.net.parameters() if p.requires_grad])
     training = {'epoch': 0, 'iter': 5, 'optimizers': [adam.state_dict()], 'schedulers': [{'last_epoch': 5}]}
     geo = folder / 'geo.tif'
@@ -368,6 +394,9 @@ def make_seeds(folder: Path) -> dict[str, tuple[str, bytes | dict, Callable[[Pat
     return {
         'checkpoint': ('.pth', saved(params), weights),
         'legacy checkpoint': ('.pth', saved(params, _use_new_zipfile_serialization=False), weights),
+        'release': ('.safetensors', Context.release.read_bytes(), release),
+        'release metadata': ('.json', described, metadata),
+        'published checkpoint': ('.pth', saved({'params': stock.state_dict()}), published),
         'training state': ('.state', saved(training), state),
         'TorchScript': ('.pt', program.getvalue(), tower),
         'CLIP state_dict': ('.pt', saved(plain), tower),

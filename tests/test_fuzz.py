@@ -13,9 +13,9 @@ from segsr_model.files import is_file_name, is_inside, printable
 from soak import fuzz_files
 
 SLOW = {'LMDB', 'test.py'}  # a process for each input: in the long form, and in tests of their own
-KINDS = ['checkpoint', 'legacy checkpoint', 'training state', 'TorchScript', 'CLIP state_dict', 'safetensors',
-         'CLIP config', 'option file', 'option file bytes', 'PNG', 'JPEG', 'TIFF', 'GeoTIFF', 'zip', 'tar', 'tgz',
-         'rar', 'compared PNG', 'compared JPEG', 'scores', 'manifest']
+KINDS = ['checkpoint', 'legacy checkpoint', 'release', 'release metadata', 'published checkpoint', 'training state',
+         'TorchScript', 'CLIP state_dict', 'safetensors', 'CLIP config', 'option file', 'option file bytes', 'PNG',
+         'JPEG', 'TIFF', 'GeoTIFF', 'zip', 'tar', 'tgz', 'rar', 'compared PNG', 'compared JPEG', 'scores', 'manifest']
 short = settings(max_examples=12, deadline=None, derandomize=True, database=None,
                  suppress_health_check=list(HealthCheck))
 

@@ -22,7 +22,7 @@ from segsr_model.weights.release import package_version
 Weights = Mapping[str, torch.Tensor]
 OURS = {'HAT': 'conv_scale 0.01, img_range 1', 'SwinIR': 'img_range 1'}  # networks, and what no weight of theirs tells
 MANY_FEATURES = 256  # of an EDSR that was trained with residual scaling (Lim et al. 2017, Section 3.3)
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+DIV2K = {'rgb_mean': [0.4488, 0.4371, 0.4040], 'img_range': 255.0}  # EDSR's and RCAN's mean and range of values
 # of the weights in the repositories of EDSR and RCAN, and in BasicSR
 NAMES = ((r'head\.0\.(.+)', r'conv_first.\1'), (r'tail\.0\.(.+)', r'upsample.\1'), (r'tail\.1\.(.+)', r'conv_last.\1'),
          (r'body\.\d+\.(weight|bias)', r'conv_after_body.\1'))
@@ -49,7 +49,7 @@ class Foreign(nn.Module):
         self._descriptor = descriptor
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        return self._descriptor(lr).clone()  # which may be changed in place, unlike what it computes
+        return self._descriptor(lr.clone()).clone()  # it may change its input, and its output may not be changed
 
 
 def find_network(weights: Weights) -> tuple[nn.Module, dict[str, Any] | None, str]:
@@ -63,13 +63,16 @@ def find_network(weights: Weights) -> tuple[nn.Module, dict[str, Any] | None, st
         ValueError: none is known, its weights do not fit, or spandrel is needed and not installed.
     """
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    weights = _basicsr_names(weights)
+    weights, shift = _basicsr_names(weights)
     for mark, describe in CONVOLUTIONAL.items():
         if mark in weights:
             try:
                 network_g, assumed = describe(weights)
             except (LookupError, ArithmeticError):
                 raise ValueError(f'its weights are not those of one network, though one is {mark}') from None
+            if network_g['type'] in ('EDSR', 'RCAN'):
+                network_g.update(shift)
+                assumed += f', img_range {shift["img_range"]:g}, rgb_mean {shift["rgb_mean"]}'
             return build(network_g, weights), network_g, assumed
     return _by_spandrel(weights)
 
@@ -95,7 +98,7 @@ def _edsr(weights: Weights) -> tuple[dict[str, Any], str]:
     channels = _channels(weights)
     res_scale = 0.1 if channels['num_feat'] >= MANY_FEATURES else 1
     return {'type': 'EDSR', **channels, 'num_block': _count(weights, 'body'), 'upscale': _upscale(weights),
-            'res_scale': res_scale}, f'res_scale {res_scale}, img_range 255, mean of DIV2K'
+            'res_scale': res_scale}, f'res_scale {res_scale}'
 
 
 def _rcan(weights: Weights) -> tuple[dict[str, Any], str]:
@@ -103,7 +106,7 @@ def _rcan(weights: Weights) -> tuple[dict[str, Any], str]:
     squeezed = weights['body.0.residual_group.0.rcab.3.attention.1.weight'].shape[0]
     return {'type': 'RCAN', **channels, 'num_group': _count(weights, 'body'),
             'num_block': _count(weights, 'body.0.residual_group'), 'squeeze_factor': channels['num_feat'] // squeezed,
-            'upscale': _upscale(weights)}, 'res_scale 1, img_range 255, mean of DIV2K'
+            'upscale': _upscale(weights)}, 'res_scale 1'
 
 
 def _srresnet(weights: Weights) -> tuple[dict[str, Any], str]:
@@ -124,16 +127,21 @@ CONVOLUTIONAL: dict[str, Callable[[Weights], tuple[dict[str, Any], str]]] = {
     'body.0.conv1.weight': _edsr}
 
 
-def _basicsr_names(weights: Weights) -> Weights:
-    """Weights of EDSR or RCAN under BasicSR's names; those of others as they are."""
+def _basicsr_names(weights: Weights) -> tuple[Weights, dict[str, Any]]:
+    """Weights of EDSR or RCAN under BasicSR's names, and options for their mean and range; those of others as they are.
+
+    Without a mean the authors' names are those of a variant on values up to 1.
+    """
     if not {'head.0.weight', 'tail.0.0.weight', 'tail.1.weight'} <= set(weights):
-        return weights
+        return weights, DIV2K
     names = RCAN_NAMES if 'body.0.body.0.body.0.weight' in weights else EDSR_NAMES
     mean = weights.get('sub_mean.bias')
-    if mean is not None and not torch.allclose(mean, -255 * torch.tensor(DIV2K_MEAN), atol=0.1):
+    div2ks = -255 * torch.tensor(DIV2K['rgb_mean'])
+    if mean is not None and not (mean.shape == div2ks.shape and torch.allclose(mean, div2ks, atol=0.1)):
         raise ValueError("it subtracts another mean than DIV2K's of values up to 255")
-    return {_renamed(key, names): value for key, value in weights.items()
-            if not key.startswith(('sub_mean.', 'add_mean.'))}
+    renamed = {_renamed(key, names): value for key, value in weights.items()
+               if not key.startswith(('sub_mean.', 'add_mean.'))}
+    return renamed, DIV2K if mean is not None else {'rgb_mean': [0.0] * 3, 'img_range': 1.0}
 
 
 def _renamed(key: str, names: Iterable[tuple[str, str]]) -> str:

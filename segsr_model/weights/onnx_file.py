@@ -71,7 +71,7 @@ def write_onnx(path: str | Path, net: nn.Module, release: Release) -> None:
     maps = isinstance(net, SeGSR) and isinstance(net.guidance, MapGuidance)
     if isinstance(net, SeGSR) and not maps and type(net.guidance) is not NoGuidance:
         raise ValueError('a network guided by features has no ONNX form: with guidance: none or map it has')
-    graph = _AnySize(net, release.scale)
+    graph = _AnySize(net, release.scale).eval()  # the mode in which the exporter leaves the network
     channels = [channels_of(release.network_g), *([net.backbone.num_units] if maps else [])]
     names, m = ['lr', 'guidance'][:len(channels)], graph.multiple
 
