@@ -19,6 +19,7 @@ from segsr_model.errors import CommandError
 MARKS = {  # what files of a kind start with
     '.png': (b'\x89PNG',), '.pdf': (b'%PDF',), '.npy': (b'\x93NUMPY',), '.npz': (b'PK',),
     '.tif': (b'II', b'MM'), '.tiff': (b'II', b'MM'), '.csv': (b'option file,',)}
+LONGEST = 200  # bytes of a name; most disks take 255, and BasicSR adds a time and an ending
 
 
 class UnwrittenError(OSError):
@@ -158,8 +159,8 @@ def sha256(path: str | Path) -> str:
 
 def is_file_name(name: Any) -> bool:
     """Whether a name can be that of a file or folder inside another, on any system."""
-    return (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 200 and name not in ('.', '..')
-            and name == name.strip() and not re.search(r'[/\\:*?"<>|]', name))
+    return (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= LONGEST
+            and name not in ('.', '..') and name == name.strip() and not re.search(r'[/\\:*?"<>|]', name))
 
 
 def doubles(names: Iterable[str]) -> tuple[int, int] | None:

@@ -1,5 +1,9 @@
 """Fixtures shared by all tests: a tiny CLIP in every file format, small networks, downloads that fail."""
 
+import os
+
+os.environ['HF_HUB_OFFLINE'] = '1'  # nothing is fetched: said before anything imports the hub's package
+
 import segsr_arch  # isort: skip  (first, so that basicsr is mended before anything imports it)
 
 import copy

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segsr_model.files import is_file_name, is_inside, printable
+from segsr_model.files import LONGEST, is_file_name, is_inside, printable
 
-LONGEST = 200  # bytes; most disks take 255, and BasicSR adds a time and an ending
 OUTPUT_PATHS = ('experiments_root', 'models', 'training_states', 'results_root', 'log', 'visualization')
 
 
@@ -32,15 +31,16 @@ def check_names(options: Mapping[str, Any]) -> None:
             _check_lists(f'datasets:{phase}', dataset)
     named['val:suffix'] = val.get('suffix') or 'none'
     for option, name in named.items():
+        if isinstance(name, str) and len(name.encode('utf-8', 'replace')) > LONGEST:
+            raise ValueError(f'{option}: {name!r} has {len(name.encode("utf-8", "replace"))} bytes; the name of a file '
+                             f'has at most {LONGEST}')
         if not is_file_name(name):
             raise ValueError(f'{option}: {name!r} must be a plain name: files and folders are called after it')
         try:
-            length = len(os.fsencode(name))
+            os.fsencode(name)
         except UnicodeEncodeError:
             raise ValueError(f'{option}: {name!r} cannot be the name of a file, as the locale has names in '
                              f'{sys.getfilesystemencoding()}; set PYTHONUTF8=1') from None
-        if length > LONGEST:
-            raise ValueError(f'{option}: {name!r} has {length} bytes; the name of a file has at most {LONGEST}')
     for key in OUTPUT_PATHS:
         if path.get(key) is not None:
             raise ValueError(f'path:{key}: BasicSR sets it, to a folder below experiments or results; leave it out')

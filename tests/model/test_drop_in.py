@@ -92,6 +92,7 @@ def test_it_can_be_switched_off_and_leaves_others_alone(tmp_path, monkeypatch):
 
 def test_basicsr_works_on_when_the_plugin_fails(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'segsr_arch', None)  # its import fails
+    monkeypatch.delitem(sys.modules, 'segsr_model')  # nobody but BasicSR has asked for it
     _segsr_autoload._register()
     assert 'SeG-SR could not be registered with BasicSR: ModuleNotFoundError' in capsys.readouterr().err
 

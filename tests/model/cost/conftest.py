@@ -1,4 +1,4 @@
-"""Measurements in forked processes, which need not import PyTorch again."""
+"""Measurements in forked processes, which need not import PyTorch again, where memory does not matter."""
 
 import multiprocessing
 
@@ -7,6 +7,6 @@ import pytest
 FORK = multiprocessing.get_context('fork')
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def forked(monkeypatch):
     monkeypatch.setattr('segsr_model.cost.measuring.multiprocessing.get_context', lambda method: FORK)

@@ -16,6 +16,8 @@ from segsr_model.cli import main
 from segsr_model.cost.bench_runs import Work, bench, flops, random_batch, runnable, times_by_part
 from segsr_model.cost.profile_network import count_multiply_adds, with_random_tower
 
+pytestmark = pytest.mark.usefixtures('forked')
+
 
 @pytest.fixture
 def file(options, tmp_path, monkeypatch):

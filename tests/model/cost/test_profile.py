@@ -131,7 +131,7 @@ def test_the_table_and_the_csv(network, tmp_path, capsys):
     (['-opt', 'typo.yml'], "'typo.yml': network_g: unknown option 'num_feats'; did you mean 'num_feat'?"),
     (['--device', 'cuda'], 'PyTorch finds no CUDA device'),
 ])
-def test_bad_input_is_one_line(change, message, network, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line(change, message, network, tmp_path, monkeypatch, capsys, forked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     for name, options in (('net', {'network_g': network}), ('empty', {'name': 'x'}),

@@ -37,7 +37,7 @@ def test_the_file_is_enough_for_a_network_with_a_random_tower(trained, network, 
 
 @pytest.mark.parametrize(('out', 'message'), [
     ('net.yml', 'exists already'), ('net.pth', 'exists already'), ('.', 'exists already'),
-    ('release.zip', 'must end in .pth'), ('net.yml/release.pth', 'cannot write')])
+    ('release.zip', 'must end in .safetensors, .onnx, .pth'), ('net.yml/release.pth', 'cannot write')])
 def test_nothing_is_overwritten(trained, out, message, tmp_path, capsys):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert main(['export', '-opt', str(trained[0]), '--out', str(tmp_path / out)]) == 2

@@ -320,8 +320,9 @@ SCORES = {'protocol': {'name': 'run', 'dataset': 'set', 'metrics': {}}, 'average
 
 
 @pytest.mark.parametrize('change', [
-    {'protocol': []}, {'protocol': {'name': 3}}, {'average': {'psnr': 'x'}}, {'average': {'psnr': True}},
-    {'images': {'a': 3}}, {'protocol': {'metrics': {'psnr': 3}}}, {'protocol': {'lr_recipe': 'x'}}])
+    {'protocol': []}, {'protocol': {'name': 3}}, {'images': {'a': {'psnr': 'x'}}},
+    {'images': {'a': {'psnr': True}}}, {'images': {'a': 3}}, {'protocol': {'metrics': {'psnr': 3}}},
+    {'protocol': {'lr_recipe': 'x'}}])
 def test_scores_of_another_kind_are_refused(change, tmp_path, capsys):
     (tmp_path / 'scores_set.json').write_text(json.dumps({**SCORES, **change}))
     with pytest.raises(ValueError, match='should be|is '):
