@@ -499,12 +499,24 @@ def _problems(options):
     ({'type': 'SwinIR', 'img_size': 8, 'window_size': 8, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
       'upscale': 4, 'upsampler': 'pixelshuffle'}, False),
     ({'type': 'HAT', 'img_size': 8, 'window_size': 8, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
-      'squeeze_factor': 1, 'upscale': 4}, True)])
+      'squeeze_factor': 1, 'upscale': 4}, True),
+    ({'type': 'SeGSR_SwinIR', 'img_size': 8, 'window_size': 8, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
+      'num_units': 1, 'semantic': {'guidance': 'none'}, 'upscale': 4}, True)])
 def test_use_checkpoint_is_refused_where_it_does_nothing(written, network, able):
     found = [line for line in problems_of(changed(written, {'network_g': network, 'train:use_checkpoint': True}))
              if 'use_checkpoint' in line]
     assert found == [] if able else found == [f'train:use_checkpoint: {network["type"]} cannot compute its blocks '
                                               'again; HAT, SRFormer, TTST and the SeGSR networks can']
+
+
+@pytest.mark.parametrize('guided', [False, True])
+def test_srformer_may_be_trained_on_patches_that_it_pads(written, guided):
+    """Its authors' window is 22, their patches are 48 or 64 pixels wide."""
+    network = {'type': 'SRFormer', 'img_size': 8, 'window_size': 6, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
+               'upscale': 4}
+    if guided:
+        network.update(type='SeGSR_SRFormer', num_units=1, semantic={'guidance': 'none'})
+    assert problems_of(changed(written, {'network_g': network})) == []
 
 
 def test_what_basicsr_stumbles_over_is_reported_like_the_rest(written, tmp_path, monkeypatch):

@@ -89,6 +89,17 @@ def test_use_checkpoint_reaches_the_backbone(options, tmp_path):
     assert build(options, tmp_path, use_checkpoint=True).net_g.backbone.use_checkpoint
 
 
+def test_use_checkpoint_sets_the_outermost_that_can(options, tmp_path):
+    """BasicSR's own layers of SwinIR have the option, but fail with it."""
+    options['network_g'] = {'type': 'SeGSR_SwinIR', 'upscale': 4, 'num_units': 1, 'semantic': {'guidance': 'none'},
+                            'img_size': 8, 'window_size': 4, 'embed_dim': 12, 'depths': [1], 'num_heads': [2],
+                            'drop_path_rate': 0}
+    plain, other = step(build(options, tmp_path)), step(build(options, tmp_path, use_checkpoint=True))
+    assert other.net_g.backbone.use_checkpoint
+    for p, q in zip(trained(plain), trained(other)):
+        torch.testing.assert_close(q.grad, p.grad, atol=1e-6, rtol=1e-4)
+
+
 def test_a_step_gone_wrong_changes_nothing_and_names_its_images(options, tmp_path, log):
     model = build(options, tmp_path, max_bad_steps=1)
     before = [p.clone() for p in trained(model)]
