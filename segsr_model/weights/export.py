@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--out '{args.out}' exists already; choose another name, or remove it first")
     ending = Path(args.out).suffix
     if ending not in TAKES:
-        raise CommandError(f"--out '{args.out}': the name must end in {', '.join(TAKES)}")
+        raise CommandError(f"--out '{args.out}': the name must end in " + ', '.join(TAKES))
     for option in TAKES['.safetensors']:
         if getattr(args, option) not in (None, False) and option not in TAKES[ending]:
             raise CommandError(f'--{option.replace("_", "-")} is of no use to a {ending} file')

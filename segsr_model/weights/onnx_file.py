@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from segsr_model.files import write_output
 from segsr_model.weights.building import channels_of
 from segsr_model.weights.release import KEY, Release, as_json
 
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # onnxruntime reports to its makers, from its import on
 OPSET = 17
 TOLERANCE = 1e-4  # between PyTorch and onnxruntime, of values in [0, 1]
 

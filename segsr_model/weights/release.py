@@ -164,7 +164,7 @@ def make_self_contained(trained: Trained, *, merge_lora: bool = False) -> Traine
     sfem = net.guidance.sfem if isinstance(net, SeGSR) else None
     options = parse(EncoderOptions, (network_g.get('semantic') or {}).get('encoder'), 'network_g:semantic:encoder')
     if merge_lora and (sfem is None or not options.lora_rank):
-        raise ValueError('the network has no LoRA to merge')
+        raise ValueError('--merge-lora: the network has no LoRA')
     if sfem is None:
         if 'semantic' in network_g:
             network_g['semantic'].pop('encoder', None)  # which is of no use to it

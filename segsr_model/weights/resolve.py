@@ -39,8 +39,8 @@ def load_any(weights: str | Path, option_file: str | Path | None = None, *, scal
 
     1. It is a file that exists: a release file (``.safetensors``, see `segsr_model.weights.release`); with an option
        file, a training checkpoint of its network; else a checkpoint whose network is found from its keys.
-    2. It is ``bicubic``: enlargement without weights, by ``scale``.
-    3. It ends as a weights file does or begins as a path does: a file that is missing.
+    2. It ends as a weights file does or begins as a path does: a file that is missing.
+    3. It is ``bicubic``: enlargement without weights, by ``scale``.
     4. It has one slash: ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub, whose ``model.safetensors``
        is a release file.
     5. It is the name of a shipped model.
@@ -58,18 +58,14 @@ def load_any(weights: str | Path, option_file: str | Path | None = None, *, scal
         ValueError: there is nothing of that name, or it cannot be used; in one line.
     """
     text, path = str(weights), Path(weights).expanduser()
-    if option_file is not None and not path.is_file():
-        raise ValueError(f"-opt '{option_file}' goes with a training checkpoint, and '{text}' is no file")
     if path.is_file():
         found = _load_file(path, option_file)
-    elif text == 'bicubic':
-        if type(scale) is not int or scale < 1:
-            raise ValueError('bicubic needs a --scale, such as 4')
-        found = (Bicubic(upscale=scale).eval(),
-                 Release(network_g={'type': 'Bicubic', 'upscale': scale}, scale=scale, halo=BICUBIC_HALO,
-                         provenance={'segsr': package_version('segsr')}))
     elif text.endswith(ENDINGS) or text.startswith(('/', './', '../', '~')) or '\\' in text:
         raise ValueError(f"there is no weights file '{text}'")
+    elif option_file is not None:
+        raise ValueError(f"-opt '{option_file}' goes with a training checkpoint, and '{text}' is no file")
+    elif text == 'bicubic':
+        found = _bicubic(scale)
     elif HUB_ID.fullmatch(text):
         found = _load_from_hub(text, local_files_only)
     elif text in SHIPPED:
@@ -83,6 +79,14 @@ def load_any(weights: str | Path, option_file: str | Path | None = None, *, scal
     if scale is not None and found[1].scale != scale:
         raise ValueError(f"--scale is {scale}, and '{text}' enlarges by {found[1].scale}")
     return found
+
+
+def _bicubic(scale: int | None) -> tuple[nn.Module, Release]:
+    if type(scale) is not int or scale < 1:
+        raise ValueError('bicubic needs a --scale, such as 4')
+    return Bicubic(upscale=scale).eval(), Release(
+        network_g={'type': 'Bicubic', 'upscale': scale}, scale=scale, halo=BICUBIC_HALO,
+        provenance={'segsr': package_version('segsr')})
 
 
 def _load_file(path: Path, option_file: str | Path | None) -> tuple[nn.Module, Release]:

@@ -7,6 +7,8 @@ from basicsr.archs import build_network
 
 from segsr_model.cli import main
 from segsr_model.weights.loading import load_weights
+from segsr_model.weights.release import load_release
+from tests.model.weights.test_onnx_file import session_of
 
 
 @pytest.fixture
@@ -60,3 +62,53 @@ def test_a_checkpoint_of_another_network_is_one_line(trained, network, tmp_path,
                  '--out', str(tmp_path / 'release.pth')]) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and 'net.pth' in error[0] and "LoRA's alpha" in error[0]
+
+
+# files that are more than weights
+
+@pytest.mark.parametrize('name', ['release.safetensors', 'release.onnx', 'release.pth'])
+def test_the_ending_says_what_is_written(name, trained, tmp_path):
+    file, net = trained
+    assert main(['export', '-opt', str(file), '--out', str(tmp_path / name)]) == 0
+    lr = torch.rand(1, 3, 9, 7)
+    with torch.no_grad():
+        if name.endswith('.safetensors'):
+            again, _ = load_release(tmp_path / name)
+            assert torch.equal(again(lr), net(lr))
+        elif name.endswith('.onnx'):
+            session = session_of(tmp_path / name)
+            maps = net.guidance_maps(lr)
+            out = session.run(None, {'lr': lr.numpy(), 'guidance': maps.numpy()})[0]
+            torch.testing.assert_close(torch.from_numpy(out), net(lr), atol=1e-4, rtol=0)
+            assert '"halo": null' in session.get_modelmeta().custom_metadata_map['segsr_release']
+        else:
+            assert set(torch.load(tmp_path / name)['params']) > set(net.state_dict())
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--out', 'a.pth', '--half'], '--half is of no use to a .pth file'),
+    (['--out', 'a.onnx', '--merge-lora'], '--merge-lora is of no use to a .onnx file'),
+    (['--out', 'a.pth', '--training-patch', '64'], '--training-patch is of no use to a .pth file'),
+    (['--out', 'a.safetensors', '--halo', '-3'], 'halo: is -3.0, must be a number of LR pixels'),
+    (['--out', 'a.safetensors', '--halo', 'nan'], 'halo: is nan'),
+    (['--out', 'a.onnx', '--training-patch', '0'], 'training_patch: is 0'),
+    (['--out', 'a.safetensors', '--licence', ''], "licence: is ''"),
+    (['--out', 'a.onnx', '--licence', 'a\nb'], 'licence: is'),
+    (['--out', 'missing/../net.yml/a.safetensors'], 'cannot write')])
+def test_options_that_do_not_go_with_the_file(arguments, message, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob('*'))
+    assert main(['export', '-opt', str(trained[0]), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and message in error and sorted(tmp_path.rglob('*')) == before
+
+
+def test_lora_that_is_not_there_is_not_merged(trained, network, tmp_path, capsys):
+    for change in ({'encoder': {**network['semantic']['encoder'], 'lora_rank': 0}}, {'guidance': 'none'}):
+        net = build_network({**network, 'semantic': {**network['semantic'], **change}})
+        torch.save({'params': net.state_dict()}, tmp_path / 'other.pth')
+        (tmp_path / 'other.yml').write_text(yaml.safe_dump(
+            {'network_g': {**network, 'semantic': {**network['semantic'], **change}}}))
+        assert main(['export', '-opt', str(tmp_path / 'other.yml'), '--checkpoint', str(tmp_path / 'other.pth'),
+                     '--out', str(tmp_path / 'a.safetensors'), '--merge-lora']) == 2
+        assert '--merge-lora: the network has no LoRA' in capsys.readouterr().err

@@ -1,10 +1,10 @@
 """ONNX at any height and width: what onnxruntime gives is what PyTorch gives, or nothing is written."""
 
+import os
 import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -20,6 +20,12 @@ HAT = {**SMALL['SeGSR_HAT'], 'depths': [2], 'num_heads': [2], 'embed_dim': 8, 'd
 UNITS = {'SeGSR_HAT': 1, 'SeGSR_EDSR': 2, 'SeGSR_RCAN': 2}
 
 
+def session_of(path):
+    """What runs an ONNX file. onnxruntime is imported after `onnx_file`, which lets it report nothing."""
+    import onnxruntime
+    return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+
+
 def written(name, network, folder):
     """The network, and what runs its ONNX file."""
     net = networks()[name](**network).eval()
@@ -29,8 +35,7 @@ def written(name, network, folder):
     path = folder / 'net.onnx'
     write_onnx(path, net, Release(network_g={'type': name, **network}, scale=scale_of(net, network)))
     assert not any(module.training for module in net.modules())
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return net, session
+    return net, session_of(path)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 17)])
@@ -112,3 +117,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ValueError, match=r"ONNX needs the package onnxruntime: pip install 'segsr\[onnx\]'"):
         write_onnx(tmp_path / 'net.onnx', Sized(), Release(network_g={}, scale=1))
+
+
+def test_nothing_is_reported_to_onnxruntimes_makers():
+    assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'
