@@ -342,11 +342,11 @@ def make_seeds(folder: Path) -> dict[str, tuple[str, bytes | dict, Callable[[Pat
             '--min-train-size', 8)
     pairs = Context.prepared / 'x2' / 'test'
     demo, _ = compose(ROOT / 'options' / 'demo_SeGSR_EDSR_x4.yml')
+    dataset = {'name': 'pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'HR'),
+               'dataroot_lq': str(pairs / 'LR'), 'io_backend': {'type': 'disk'}}
     options = {'name': 'run', 'model_type': 'SemanticGuidedSRModel', 'scale': 2, 'num_gpu': 0, 'manual_seed': 0,
-               'datasets': {part: {'name': 'pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'HR'),
-                                   'dataroot_lq': str(pairs / 'LR'), 'io_backend': {'type': 'disk'}, 'gt_size': 32,
-                                   'use_hflip': True, 'use_rot': True, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}
-                            for part in ('train', 'val')},
+               'datasets': {'train': {**dataset, 'gt_size': 32, 'use_hflip': True, 'use_rot': True,
+                                      'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}, 'val': dataset},
                'network_g': {**NETWORK, 'upscale': 2, 'semantic': semantic},
                'path': {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None},
                'train': demo['train'], 'logger': demo['logger'],

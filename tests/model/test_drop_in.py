@@ -67,6 +67,7 @@ def test_an_unchanged_checkout_trains_resumes_and_tests(checkout, option_file, t
     assert protocol['iterations'] == 4 and protocol['rows'] == ['VII EDSR +4 unit']
     assert protocol['checkpoint'] == 'experiments/run/models/net_g_latest.pth'
     assert len(list((checkout / 'results' / 'run' / 'visualization' / 'pairs').glob('*.png'))) == 4
+    assert not list(checkout.glob('*/.*.lock'))  # they go with the processes
 
 
 def test_the_launchers_of_this_checkout_do_the_same(option_file, tmp_path):
