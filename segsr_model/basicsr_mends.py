@@ -41,21 +41,27 @@ from segsr_model.training.training_run import TrainingRun
 OUR_MODEL = 'SemanticGuidedSRModel'
 
 
-def own_folder(opt: dict[str, Any]) -> None:
-    """Make this run the owner of its folder, before anything in it is read or moved.
+def as_owner(function: Callable) -> Callable:
+    """The function of train.py or test.py that first reads or moves the run's folder: the run then owns it.
 
     Raises:
-        SystemExit: another run is.
+        SystemExit: another run does.
     """
-    folder = opt['path']['experiments_root' if opt['is_train'] else 'results_root']
-    try:
-        from_first(lambda: own(folder))
-    except ValueError as error:
-        raise SystemExit(printable(f'name: {error}')) from None
+
+    @functools.wraps(function)
+    def wrapper(opt: dict[str, Any]) -> Any:
+        folder = opt['path']['experiments_root' if opt['is_train'] else 'results_root']
+        try:
+            from_first(lambda: own(folder))
+        except ValueError as error:
+            raise SystemExit(printable(f'name: {error}')) from None
+        return function(opt)
+
+    return wrapper
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's ``load_resume_state`` without its two faults, and with the run's folder taken first.
+    """BasicSR's ``load_resume_state`` without its two faults.
 
     It reads the state to the CPU (the optimizer moves it where the network is), so that it works without a GPU, and
     ``--auto_resume`` looks in the experiment's folder instead of below the working directory. What it resumes from is
@@ -69,10 +75,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         The training state, with ``notes`` for the log, or None to start afresh.
 
     Raises:
-        SystemExit: there is no complete checkpoint; says which file is missing or damaged. Or another run owns the
-            folder.
+        SystemExit: there is no complete checkpoint; says which file is missing or damaged.
     """
-    own_folder(opt)
     path = opt['path']
     ignored = path.get('ignore_resume_networks') or ()
     networks = [key.replace('network_', 'net_') for key in opt if key.startswith('network_') and key not in ignored]
@@ -89,9 +93,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         option = '--auto_resume' if opt['auto_resume'] else 'path:resume_state'
         raise SystemExit(printable(f'{option}: {error}')) from None
-    seed = opt['manual_seed']
+    seed = opt.get('manual_seed')
     resume_data(opt, state)
-    if opt['manual_seed'] != seed:
+    if opt.get('manual_seed') != seed:
         notes.append(f'manual_seed: the run goes on with its own, {opt["manual_seed"]}; {seed} is not used.')
     check_resume(opt, state['iter'])
     if 'network_g' not in ignored:
@@ -112,7 +116,6 @@ def make_exp_dirs(opt: dict[str, Any]) -> None:
 
     BasicSR's logger must not be used before this is done, hence no ``build_dataset``.
     """
-    own_folder(opt)
     folder = opt['path'].get('results_root')
     if not opt['is_train'] and any(Path(folder).glob('scores_*.unfinished.jsonl')):
         datasets = [DATASET_REGISTRY.get(dataset['type'])(copy.deepcopy(dataset))
@@ -202,14 +205,14 @@ def _around_parsing(parse_options):
         if opt.get('model_type') == OUR_MODEL and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # PyTorch below 2.6, wherever BasicSR itself loads
         module = 'basicsr.train' if is_train else 'basicsr.test'
-        if opt.get('model_type') == OUR_MODEL or not torch.cuda.is_available():
-            _replace(module, load_resume_state)
         if opt.get('model_type') == OUR_MODEL:
-            writing = [make_exp_dirs, misc.mkdir_and_rename, options.copy_opt_file, get_root_logger]
+            writing = [as_owner(make_exp_dirs), misc.mkdir_and_rename, options.copy_opt_file, get_root_logger]
             run = TrainingRun(build_model)
             building = [run.init_tb_loggers, run.build_dataloader, run.build_model] if is_train else [build_model]
-            for function in (*map(_with_errors_in_one_line, writing), *building):
+            for function in (as_owner(load_resume_state), *map(_with_errors_in_one_line, writing), *building):
                 _replace(module, function)
+        elif not torch.cuda.is_available():
+            _replace(module, load_resume_state)
         return opt, arguments
 
     return wrapper

@@ -73,8 +73,7 @@ def options(tmp_path, network, pairs):
                       'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2},
             'val': {**copy.deepcopy(dataset), 'phase': 'val'}},
         'network_g': network,
-        'path': {'pretrain_network_g': None, **dict.fromkeys(('experiments_root', 'results_root'), str(tmp_path)),
-                 **folders},
+        'path': {'pretrain_network_g': None, 'results_root': str(tmp_path), **folders},
         'train': {
             'ema_decay': 0.9,
             'optim_g': {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99]},

@@ -154,7 +154,7 @@ def test_an_interrupted_test_goes_on_where_it_stopped(stopping, tmp_path, log):
     content = run_test(testing)
     assert len(state.done) == 3 and not any(name in lines[1] for name in state.done)
     assert len(content['images']) == 4 and not journal.exists()
-    assert [path.name for path in (tmp_path / 'results').iterdir() if path.is_dir()] == ['run']
+    assert [folder.name for folder in (tmp_path / 'results').iterdir()] == ['run']
 
     state.limit = None
     testing['path'].update(results_root=str(tmp_path / 'again'), visualization=str(tmp_path / 'again' / 'images'))

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from segsr_model.basicsr_mends import load_resume_state, make_exp_dirs
+from segsr_model.basicsr_mends import as_owner, load_resume_state, make_exp_dirs
 from segsr_model.training import ownership
 from segsr_model.training.ownership import own
 
@@ -64,7 +64,7 @@ def test_a_second_run_ends_before_anything_is_moved(options, tmp_path, training,
     for key in ('experiments_root', 'results_root', 'models', 'training_states', 'visualization'):
         opt['path'][key] = str(root if key.endswith('root') else root / key)
     (root / 'models').mkdir(parents=True)
-    begin = load_resume_state if training else make_exp_dirs
+    begin = as_owner(load_resume_state if training else make_exp_dirs)
     with owner(root), pytest.raises(SystemExit, match="^name: '.*run' is in use by process [^\n]*$"):
         begin(opt)
     assert [path.name for path in root.parent.iterdir() if path.is_dir()] == ['run']
