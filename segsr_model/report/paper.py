@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from segsr_model.files import doubles
+
 NEW = 'new '
 
 
@@ -82,7 +84,7 @@ def read_row(claim: str) -> tuple[str, str, bool]:
     ``VII EDSR +4 unit`` is a row of the paper, ``I new MyNet`` one that is to be added to its Table I.
 
     Raises:
-        ValueError: there is no such table or row.
+        ValueError: there is no such table or row, or a new one that is there.
     """
     number, _, name = str(claim).partition(' ')
     name = name.strip()
@@ -90,7 +92,10 @@ def read_row(claim: str) -> tuple[str, str, bool]:
     if table is None:
         raise ValueError(f"rows: '{claim}' should be a table ({', '.join(paper_tables())}) and a row, such as 'I HAT'")
     if name.startswith(NEW):
-        return number, name[len(NEW):].strip(), True
+        name = name[len(NEW):].strip()
+        if doubles([*table.rows, name]):
+            raise ValueError(f"rows: '{claim}': Table {number} has a row of this name; call yours otherwise")
+        return number, name, True
     ours = [row for row, content in table.rows.items() if content.ours]
     if name not in ours:
         raise ValueError(f"rows: Table {number} has no row '{name}' for a run; it has {', '.join(ours)}, and "
@@ -102,5 +107,7 @@ def check_rows(claims: Iterable[str]) -> None:
     """Raise a ValueError if an option file's ``rows`` are not a list of rows."""
     if not isinstance(claims, (list, tuple)):
         raise ValueError(f"rows: {claims!r} should be a list of tables and rows, such as [I HAT, VII HAT]")
-    for claim in claims:
-        read_row(claim)
+    numbers = [read_row(claim)[0] for claim in claims]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise ValueError(f'rows: {", ".join(map(str, claims))}: a run stands for one row of Table {number}')

@@ -176,6 +176,6 @@ def test_characters_that_no_font_has_are_one_warning(font, tmp_path, recwarn, ca
     for text in ('前名 lake', '湖前', 'plain'):
         page.text(text, 1, 0.2, 2)
     write_pictures(page, [str(tmp_path / 'page.png'), str(tmp_path / 'page.pdf')])
-    assert capsys.readouterr().err == ('warning: no font here has 前湖, boxes stand for them; install one that has them, '
-                                       'such as Noto Sans CJK\n')
+    said = capsys.readouterr().err
+    assert said.startswith('warning: no font here has 前湖, boxes stand for them; ') and said.count('\n') == 1
     assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]

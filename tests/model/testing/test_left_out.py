@@ -80,6 +80,18 @@ def test_a_metric_without_a_value_is_left_out_of_its_average_alone(own, log):
         assert said in log.text
 
 
+def test_an_sr_image_that_is_not_finite_has_no_values(own, monkeypatch, log):
+    def overflow(model):
+        SemanticGuidedSRModel.super_test(model)
+        model.output[..., 0, 0] = float('nan' if model.lq.mean() > 0.4 else 'inf')
+
+    monkeypatch.setattr(SemanticGuidedSRModel, 'super_test', SemanticGuidedSRModel.test, raising=False)
+    monkeypatch.setattr(SemanticGuidedSRModel, 'test', overflow)
+    content = run(own)
+    assert content['counts'] == {'psnr': 0, 'ssim': 0} and content['average'] == {}
+    assert 'pairs: no image has a psnr.' in log.text and 'the SR image is not finite' in log.text
+
+
 def test_a_metric_that_no_image_has_ends_no_training(options, log):
     options['val']['metrics'] = {'psnr': PSNR, 'niqe': {'type': 'calculate_niqe', 'crop_border': 4, 'better': 'lower'}}
     model = build_model(options)
