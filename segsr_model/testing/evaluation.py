@@ -178,8 +178,11 @@ def _score(sr: torch.Tensor, gt: torch.Tensor | None, metrics: Mapping[str, dict
 
 def _save(image: np.ndarray, path: str) -> UnwrittenError | None:
     """Write 8-bit BGR (h, w, 3) as PNG, whole or not at all. Returns why that was not possible."""
+    encoded, content = cv2.imencode('.png', image)
+    if not encoded:
+        return UnwrittenError(None, 'OpenCV cannot make a PNG of it', path)
     try:
-        write_file(path, cv2.imencode('.png', image)[1].tobytes())
+        write_file(path, content.tobytes())
     except UnwrittenError as error:
         return error
     return None

@@ -236,6 +236,13 @@ def test_a_picture_that_cannot_be_written_is_a_warning_in_a_training(options, tm
     assert f"4 SR images are left out: cannot write '{tmp_path}/visualization/" in log.text
 
 
+def test_a_picture_that_cannot_be_made_is_not_half_there(own, monkeypatch):
+    monkeypatch.setattr(evaluation.cv2, 'imencode', lambda kind, image: (False, image))
+    with pytest.raises(SystemExit, match=r"^cannot write '.*_run\.png': OpenCV cannot make a PNG of it\.$"):
+        run(own)
+    assert not list(Path(own['path']['visualization']).rglob('*.png'))
+
+
 @pytest.mark.parametrize('writes', ['scores_pairs.json', 'scores_pairs.unfinished.jsonl'])
 def test_scores_that_cannot_be_written_end_a_test_with_one_line(own, writes):
     (Path(own['path']['results_root']) / writes).mkdir(parents=True)
