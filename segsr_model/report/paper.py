@@ -84,7 +84,7 @@ def read_row(claim: str) -> tuple[str, str, bool]:
     ``VII EDSR +4 unit`` is a row of the paper, ``I new MyNet`` one that is to be added to its Table I.
 
     Raises:
-        ValueError: there is no such table or row, or a new one that is there.
+        ValueError: there is no such table or row.
     """
     number, _, name = str(claim).partition(' ')
     name = name.strip()
@@ -92,10 +92,7 @@ def read_row(claim: str) -> tuple[str, str, bool]:
     if table is None:
         raise ValueError(f"rows: '{claim}' should be a table ({', '.join(paper_tables())}) and a row, such as 'I HAT'")
     if name.startswith(NEW):
-        name = name[len(NEW):].strip()
-        if doubles([*table.rows, name]):
-            raise ValueError(f"rows: '{claim}': Table {number} has a row of this name; call yours otherwise")
-        return number, name, True
+        return number, name[len(NEW):].strip(), True
     ours = [row for row, content in table.rows.items() if content.ours]
     if name not in ours:
         raise ValueError(f"rows: Table {number} has no row '{name}' for a run; it has {', '.join(ours)}, and "
@@ -107,7 +104,16 @@ def check_rows(claims: Iterable[str]) -> None:
     """Raise a ValueError if an option file's ``rows`` are not a list of rows."""
     if not isinstance(claims, (list, tuple)):
         raise ValueError(f"rows: {claims!r} should be a list of tables and rows, such as [I HAT, VII HAT]")
-    numbers = [read_row(claim)[0] for claim in claims]
-    for number in numbers:
-        if numbers.count(number) > 1:
+    for claim in claims:
+        read_row(claim)
+
+
+def check_claims(claims: Iterable[str]) -> None:
+    """`check_rows`, for a run that is still to be made: a ValueError, too, if two rows would be taken for one."""
+    check_rows(claims)
+    rows = [read_row(claim) for claim in claims]
+    for claim, (number, name, new) in zip(claims, rows):
+        if new and doubles([*paper_tables()[number].rows, name]):
+            raise ValueError(f"rows: '{claim}': Table {number} has a row of this name; call yours otherwise")
+        if [other for other, *_ in rows].count(number) > 1:
             raise ValueError(f'rows: {", ".join(map(str, claims))}: a run stands for one row of Table {number}')
