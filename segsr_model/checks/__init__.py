@@ -15,7 +15,7 @@ from segsr_model.checks.network import network_problems
 from segsr_model.checks.places import place_problems
 from segsr_model.checks.results import result_problems
 from segsr_model.files import printable
-from segsr_model.report.paper import check_rows
+from segsr_model.report.paper import check_claims
 
 
 class ProblemsError(ValueError):
@@ -61,6 +61,6 @@ def report(file: str, problems: Sequence[str]) -> str:
 
 def _rows(opt: Mapping[str, Any]) -> Iterator[str]:
     try:
-        check_rows(opt.get('rows') or [])
+        check_claims(opt.get('rows') or [])
     except ValueError as error:
         yield str(error)

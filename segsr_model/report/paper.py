@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from segsr_model.files import doubles
+
 NEW = 'new '
 
 
@@ -104,3 +106,14 @@ def check_rows(claims: Iterable[str]) -> None:
         raise ValueError(f"rows: {claims!r} should be a list of tables and rows, such as [I HAT, VII HAT]")
     for claim in claims:
         read_row(claim)
+
+
+def check_claims(claims: Iterable[str]) -> None:
+    """`check_rows`, for a run that is still to be made: a ValueError, too, if two rows would be taken for one."""
+    check_rows(claims)
+    rows = [read_row(claim) for claim in claims]
+    for claim, (number, name, new) in zip(claims, rows):
+        if new and doubles([*paper_tables()[number].rows, name]):
+            raise ValueError(f"rows: '{claim}': Table {number} has a row of this name; call yours otherwise")
+        if [other for other, *_ in rows].count(number) > 1:
+            raise ValueError(f'rows: {", ".join(map(str, claims))}: a run stands for one row of Table {number}')

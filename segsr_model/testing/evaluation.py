@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from segsr_model.errors import out_of_memory
-from segsr_model.files import UnwrittenError, write_file
+from segsr_model.files import UnwrittenError, printable, write_file
 from segsr_model.testing.metrics import NoValueError, needs_ground_truth, value_of
 from segsr_model.testing.names import image_name, image_names, path_of
 from segsr_model.testing.scores import Scores
@@ -79,7 +79,7 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
 
     def no_room(image: str) -> None:
         too_large.append(image)
-        logger.error(f'{image} does not fit into memory. {ADVICE}')
+        logger.error(printable(f'{image} does not fit into memory. {ADVICE}'))
         bar.update()
 
     def collect() -> None:
@@ -92,7 +92,7 @@ def evaluate(model: SRModel, dataloader: DataLoader, scores: Scores, *, metrics:
                 raise
             return no_room(image)
         for metric in sorted(scored.reasons.keys() - said):
-            logger.warning(f"val:metrics:{metric} has no value for '{name}': {scored.reasons[metric]}.")
+            logger.warning(printable(f"val:metrics:{metric} has no value for '{name}': {scored.reasons[metric]}."))
             said.add(metric)
         unsaved.extend(filter(None, [scored.unsaved]))
         scores.add(name, scored.values)
@@ -163,10 +163,13 @@ def _score(sr: torch.Tensor, gt: torch.Tensor | None, metrics: Mapping[str, dict
     if gt is not None:
         images['img2'] = tensor2img([gt])
     scored = Scored({}, {}, _save(images['img'], save_to) if save_to else None)
+    finite = bool(torch.isfinite(sr).all())
     for metric, opt in metrics.items():
         if gt is not None or not needs_ground_truth(opt):
             scored.values[metric] = None
             try:
+                if not finite:  # as 8-bit pixels it looks like any other
+                    raise NoValueError('the SR image is not finite')
                 scored.values[metric] = value_of(opt, images)
             except NoValueError as error:
                 scored.reasons[metric] = str(error)
@@ -175,8 +178,11 @@ def _score(sr: torch.Tensor, gt: torch.Tensor | None, metrics: Mapping[str, dict
 
 def _save(image: np.ndarray, path: str) -> UnwrittenError | None:
     """Write 8-bit BGR (h, w, 3) as PNG, whole or not at all. Returns why that was not possible."""
+    encoded, content = cv2.imencode('.png', image)
+    if not encoded:
+        return UnwrittenError(None, 'OpenCV cannot make a PNG of it', path)
     try:
-        write_file(path, cv2.imencode('.png', image)[1].tobytes())
+        write_file(path, content.tobytes())
     except UnwrittenError as error:
         return error
     return None

@@ -76,7 +76,7 @@ class ResumableSRModel(SRModel):
         self.writer.wait()
         if from_first(lambda: self.writer.saved != self.iterations > 0):
             self.save(self.epoch, self.iterations)
-        self.writer.finish()
+        self.finish_writing()
 
     def leave(self) -> NoReturn:
         """End the process after saving. All processes call it together."""
@@ -155,7 +155,16 @@ class ResumableSRModel(SRModel):
         self.save_networks(current_iter)
         self.save_training_state(epoch, current_iter)
         if current_iter == -1:
+            self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Wait for what is being written. OSError, or in a run of train.py SystemExit: it cannot be."""
+        try:
             self.writer.finish()
+        except OSError as error:
+            if self.run:
+                raise SystemExit(str(error)) from None
+            raise
 
     def save_networks(self, current_iter: int | str) -> None:
         """Save the network, with its average if there is one, as ``net_g_<current_iter>.pth``."""

@@ -13,8 +13,10 @@ from torch import nn
 
 from segsr_arch.layers.swin import Mlp
 from segsr_model.cli import main
-from segsr_model.cost.bench_runs import Work, bench, flops, random_batch, runnable, times_by_part
+from segsr_model.cost.bench_runs import Cost, Work, bench, flops, random_batch, runnable, times_by_part
+from segsr_model.cost.measuring import SMALLER
 from segsr_model.cost.profile_network import count_multiply_adds, with_random_tower
+from segsr_model.errors import CommandError
 
 pytestmark = pytest.mark.usefixtures('forked')
 
@@ -126,3 +128,31 @@ def test_bad_input_is_one_line(change, message, file, tmp_path, monkeypatch, cap
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('segsr bench: error: ') and message in error
     assert (tmp_path / 'mine.csv').read_text() == 'a,b\n'
+
+
+def test_a_run_that_fails_takes_nothing_from_the_others(file, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'net.yml').write_text(file.read_text())
+
+    def cost(name, work):
+        if work.batch == 2:
+            raise CommandError(f"'{name}': LR 8 x 8, batch 2, fp32 does not fit into memory; {SMALLER}")
+        return Cost(8, work.batch, 1, 1, 1, 2**30, 1, 1, 1, {'other': 1}, 'machine')
+
+    monkeypatch.setattr('segsr_model.cost.bench.cost', cost)
+    assert main(['bench', '-opt', 'net.yml', 'other/net.yml', '--batch', '1', '2', '3', '--csv', 'c.csv']) == 2
+    captured = capsys.readouterr()
+    rows = [line.split()[:4] for line in captured.out.splitlines() if 'fp32' in line][:4]
+    assert rows == [[name, 'fp32', '8', batch] for name in ('net.yml', 'other/net.yml') for batch in '13']
+    assert len(list(csv.DictReader((tmp_path / 'c.csv').open()))) == 4
+    assert captured.err.splitlines()[-1] == (
+        "segsr bench: error: 'net.yml': LR 8 x 8, batch 2, fp32 does not fit into memory; take a smaller --size or "
+        "--batch; 'other/net.yml': LR 8 x 8, batch 2, fp32 does not fit into memory; take a smaller --size or --batch")
+
+
+def test_what_does_not_fit_into_memory_is_named_with_its_size(options):
+    def build(opt):
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB')
+
+    with pytest.raises(CommandError, match='^LR 8 x 8, batch 3, bf16 does not fit into memory; take a smaller --size'):
+        bench(Work(options, size=8, batch=3, precision='bf16'), build)

@@ -14,7 +14,8 @@ from segsr_arch.layers import swin
 from segsr_arch.layers.swin import WindowAttention, position_index, to_heads
 from segsr_arch.layers.window_attention import windows_of
 from segsr_model.cli import main
-from segsr_model.cost.profile_network import Workload, build, count_multiply_adds, measure, profile
+from segsr_model.cost.profile_network import Profile, Workload, build, count_multiply_adds, measure, profile
+from segsr_model.errors import CommandError
 
 
 class Attention(nn.Module):
@@ -142,3 +143,30 @@ def test_bad_input_is_one_line(change, message, network, tmp_path, monkeypatch, 
     error = capsys.readouterr().err
     assert error.startswith('segsr profile: error: ') and message in error and error.count('\n') == 1
     assert (tmp_path / 'mine.csv').read_text() == 'a,b\n1,2\n' and not (tmp_path / 'table.txt').exists()
+
+
+def test_a_network_that_fails_takes_nothing_from_the_others(network, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ('net', 'wrong'):
+        (tmp_path / f'{name}.yml').write_text(yaml.safe_dump({'network_g': network}))
+
+    def own_process(file, *arguments):
+        if file == 'wrong.yml':
+            raise CommandError(f"'{file}': it fails")
+        return Profile(10, 20, 30, 0.5, 2**20, 'machine', False)
+
+    monkeypatch.setattr('segsr_model.cost.profile.in_own_process', own_process)
+    assert main(['profile', '-opt', 'wrong.yml', 'net.yml', '--csv', 'c.csv']) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[3].split()[:2] == ['net', 'SeGSR_EDSR']
+    assert len((tmp_path / 'c.csv').read_text().splitlines()) == 2
+    assert captured.err == "segsr profile: error: 'wrong.yml': it fails\n"
+
+
+def test_what_does_not_fit_into_memory_is_named_with_its_size(network, monkeypatch):
+    def lack(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr('segsr_model.cost.profile_network.measure', lack)
+    with pytest.raises(CommandError, match='^LR 16 x 12, batch 2 does not fit into memory; take a smaller --size'):
+        profile(network, Workload(16, 12, batch=2, repeat=1))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from segsr_model.cli import main
-from segsr_model.report.paper import paper_tables
+from segsr_model.report.paper import check_claims, check_rows, paper_tables
 from segsr_model.testing.scores import SavedScores
 
 PSNR_Y = {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True}
@@ -322,3 +322,14 @@ def test_a_table_without_foreign_characters_says_nothing_of_them(tested, report,
     report()
     assert '% Has characters' not in (tmp_path / 'report' / 'table_I.tex').read_text(encoding='utf-8')
     assert r'ID & $p_i$ & $p_g$ & $I_g$ &' in (tmp_path / 'report' / 'table_VI.tex').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize(('rows', 'message'), [
+    (['I new HAT'], "rows: 'I new HAT': Table I has a row of this name; call yours otherwise"),
+    (['I new srformer'], "rows: 'I new srformer': Table I has a row of this name"),
+    (['I HAT', 'VII HAT', 'I RCAN'], 'rows: I HAT, VII HAT, I RCAN: a run stands for one row of Table I')])
+def test_rows_that_would_be_one_or_none_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_claims(rows)
+    check_rows(rows)  # tests that were made before are read
+    check_claims(['I new HAT2', 'II HAT'])

@@ -80,6 +80,18 @@ def test_a_metric_without_a_value_is_left_out_of_its_average_alone(own, log):
         assert said in log.text
 
 
+def test_an_sr_image_that_is_not_finite_has_no_values(own, monkeypatch, log):
+    def overflow(model):
+        SemanticGuidedSRModel.super_test(model)
+        model.output[..., 0, 0] = float('nan' if model.lq.mean() > 0.4 else 'inf')
+
+    monkeypatch.setattr(SemanticGuidedSRModel, 'super_test', SemanticGuidedSRModel.test, raising=False)
+    monkeypatch.setattr(SemanticGuidedSRModel, 'test', overflow)
+    content = run(own)
+    assert content['counts'] == {'psnr': 0, 'ssim': 0} and content['average'] == {}
+    assert 'pairs: no image has a psnr.' in log.text and 'the SR image is not finite' in log.text
+
+
 def test_a_metric_that_no_image_has_ends_no_training(options, log):
     options['val']['metrics'] = {'psnr': PSNR, 'niqe': {'type': 'calculate_niqe', 'crop_border': 4, 'better': 'lower'}}
     model = build_model(options)
@@ -222,6 +234,13 @@ def test_a_picture_that_cannot_be_written_is_a_warning_in_a_training(options, tm
     model.validation(build_dataloader(build_dataset(dataset), dataset), 4, None, True)
     assert len(model.metric_results) == 2
     assert f"4 SR images are left out: cannot write '{tmp_path}/visualization/" in log.text
+
+
+def test_a_picture_that_cannot_be_made_is_not_half_there(own, monkeypatch):
+    monkeypatch.setattr(evaluation.cv2, 'imencode', lambda kind, image: (False, image))
+    with pytest.raises(SystemExit, match=r"^cannot write '.*_run\.png': OpenCV cannot make a PNG of it\.$"):
+        run(own)
+    assert not list(Path(own['path']['visualization']).rglob('*.png'))
 
 
 @pytest.mark.parametrize('writes', ['scores_pairs.json', 'scores_pairs.unfinished.jsonl'])

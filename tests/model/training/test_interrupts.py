@@ -88,6 +88,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_not_passed_off_as_an_interruption(
 
     code, output = train(tmp_path, option_file, before=prepare)
     assert code == 1 and 'could not save' in output and 'No space left on device' in output
+    assert 'Traceback' not in output
 
 
 def test_only_this_process_is_asked_without_distributed_training():
