@@ -94,7 +94,7 @@ def test_the_ending_says_what_is_written(name, trained, tmp_path):
     (['--out', 'a.onnx', '--training-patch', '0'], 'training_patch: is 0'),
     (['--out', 'a.safetensors', '--licence', ''], "licence: is ''"),
     (['--out', 'a.onnx', '--licence', 'a\nb'], 'licence: is'),
-    (['--out', 'missing/../net.yml/a.safetensors'], 'cannot write')])
+    (['--out', 'net.yml/a.safetensors'], 'cannot write')])
 def test_options_that_do_not_go_with_the_file(arguments, message, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob('*'))
